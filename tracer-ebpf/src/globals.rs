@@ -1,0 +1,63 @@
+//! Facts of the running kernel, set by the loader before the programs are verified.
+//!
+//! The map behind them is frozen, so the verifier knows each value: a typed load at such an offset
+//! is checked against the kernel's own BTF, and a branch on a flag that is off is removed.
+//! The names are `STRUCT_FIELD`; the loader derives them from its table of BTF fields.
+
+use aya_ebpf::Global;
+use tracer_ebpf::ABI_VERSION;
+
+macro_rules! globals {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] pub(crate) static $name: Global<$type> = Global::new($default);)*
+    };
+}
+
+globals! {
+    SOCK_COMMON_FAMILY: u32 = 0;
+    SOCK_COMMON_DADDR: u32 = 0;
+    SOCK_COMMON_RCV_SADDR: u32 = 0;
+    SOCK_COMMON_V6_DADDR: u32 = 0;
+    SOCK_COMMON_V6_RCV_SADDR: u32 = 0;
+    SOCK_COMMON_DPORT: u32 = 0;
+    SOCK_COMMON_COOKIE: u32 = 0;
+    SOCK_COMMON_NET: u32 = 0;
+    NET_INUM: u32 = 0;
+    SOCK_PROTOCOL: u32 = 0;
+    SOCK_ERR: u32 = 0;
+    SOCK_SHUTDOWN: u32 = 0;
+    INET_SOCK_SPORT: u32 = 0;
+    TCP_SOCK_PACKETS_OUT: u32 = 0;
+    TCP_SOCK_WRITE_SEQ: u32 = 0;
+
+    TASK_GROUP_LEADER: u32 = 0;
+    TASK_START_BOOTTIME: u32 = 0;
+    TASK_COMM: u32 = 0;
+    TASK_FLAGS: u32 = 0;
+    TASK_FILES: u32 = 0;
+    FILES_FDT: u32 = 0;
+    FDTABLE_FD: u32 = 0;
+    FDTABLE_MAX_FDS: u32 = 0;
+    FILE_PRIVATE_DATA: u32 = 0;
+    SOCKET_SK: u32 = 0;
+    IO_KIOCB_FILE: u32 = 0;
+    IO_KIOCB_OPCODE: u32 = 0;
+
+    /// Fields of the record of tracepoint sock:inet_sock_set_state, from its `format`.
+    STATE_SKADDR: u32 = 0;
+    STATE_OLDSTATE: u32 = 0;
+    STATE_NEWSTATE: u32 = 0;
+    STATE_PROTOCOL: u32 = 0;
+    /// Fields of the record of tracepoint io_uring:io_uring_complete, from its `format`.
+    COMPLETE_REQ: u32 = 0;
+    COMPLETE_RES: u32 = 0;
+
+    /// 1 where tracing programs may call `bpf_get_socket_cookie` (since 5.12).
+    HAS_SOCKET_COOKIE: u32 = 0;
+}
+
+/// In a section, and so in a map, of its own: the loader compares it, no program reads it.
+#[used]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata.abi")]
+static ABI: u32 = ABI_VERSION;

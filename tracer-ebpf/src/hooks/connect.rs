@@ -1,0 +1,169 @@
+//! Connection attempts that fail with EADDRNOTAVAIL.
+//!
+//! `connect()` chooses its port in `inet_hash_connect`, before any packet and without setting
+//! `sk_err`. Where that function can be hooked its result is the truth; elsewhere the failure is
+//! recognized from the transitions that surround it.
+
+use tracer_ebpf::{
+    AF_INET, EADDRNOTAVAIL, Event, KIND_NO_SOURCE_ADDRESS, KIND_PORTS_EXHAUSTED, KIND_TUPLE_IN_USE,
+    Socket, Task,
+};
+
+use crate::{
+    emit::{self, Record},
+    hooks::syscall,
+    maps::FAILED,
+    sock::{Probe, Reader, Sock},
+    task, words,
+};
+
+/// `Event::kind` of an entry of `FAILED` whose record has been emitted already.
+const REPORTED: u16 = 0;
+
+/// `inet_hash_connect` or `inet6_hash_connect` returned `result`.
+#[inline(always)]
+pub(crate) fn hashed<R: Reader>(sock: Option<Sock<R>>, result: i32) {
+    if result != -EADDRNOTAVAIL {
+        return;
+    }
+    let Some(sock) = sock else { return };
+    report(sock, task::current());
+}
+
+/// `tcp_v4_connect` or `tcp_v6_connect` returned `result` for an attempt to reach `address`.
+#[inline(always)]
+pub(crate) fn returned<R: Reader>(sock: Option<Sock<R>>, address: u64, result: i32) {
+    if result != -EADDRNOTAVAIL {
+        return;
+    }
+    let Some(sock) = sock else { return };
+    ended(sock, task::current(), Address::Kernel(address));
+}
+
+/// Whether this call of `tcp_v4_connect` is one that `tcp_v6_connect` made for a mapped address: then
+/// the outer function reports.
+#[inline(always)]
+pub(crate) fn is_mapped<R: Reader>(sock: Option<Sock<R>>) -> bool {
+    sock.is_some_and(|sock| sock.family() != AF_INET)
+}
+
+/// SYN_SENT -> CLOSE, on a kernel that shows us transitions only.
+///
+/// In the thread that called `connect()`, with no error on the socket, neither end shut down, no SYN
+/// under way and no sequence number chosen (which tells a deferred connect, TCP_FASTOPEN_CONNECT, that
+/// is given up), the attempt failed inside that call. No port chosen: none was free. A port that was
+/// there before (`bind()`): its tuple is taken, if the system call then returns EADDRNOTAVAIL.
+#[inline(always)]
+pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
+    if sock.err() != 0 || sock.shutdown() != 0 || sock.packets_out() != 0 {
+        return;
+    }
+    let Some(socket) = socket else { return };
+    if socket.task.tid != task::tid() || socket.write_seq != sock.write_seq() {
+        return;
+    }
+    if sock.local_port() == 0 || !syscall::in_progress() {
+        report(sock, socket.task);
+    } else {
+        remember(sock, socket.task, KIND_TUPLE_IN_USE);
+    }
+}
+
+/// Emits the failure and remembers that it was.
+#[inline(always)]
+fn report<R: Reader>(sock: Sock<R>, task: Task) {
+    let kind = if sock.local_port() == 0 {
+        KIND_PORTS_EXHAUSTED
+    } else {
+        KIND_TUPLE_IN_USE
+    };
+    if let Some(mut record) = Record::reserve() {
+        emit::failure(record.event(), sock, kind, task);
+        record.submit();
+    }
+    remember(sock, task, REPORTED);
+}
+
+/// Leaves a record for [`ended`].
+#[inline(always)]
+fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
+    let mut event = Event::default();
+    emit::failure(&mut event, sock, kind, task);
+    let _ = FAILED.insert(sock.key(), event, 0);
+}
+
+/// Where the destination of an attempt can be read.
+#[derive(Clone, Copy)]
+pub(crate) enum Address {
+    Kernel(u64),
+    User(u64),
+    /// Only what the socket itself still holds.
+    Socket,
+}
+
+/// A call that connects returned EADDRNOTAVAIL. If the attempt got as far as looking for a port, it
+/// left its record in `FAILED`; if not, the host has no source address for the destination
+/// (`ip6_dst_lookup_flow` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
+#[inline(always)]
+pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
+    // SAFETY: entries are written and removed by the thread that makes the call.
+    if let Some(event) = unsafe { FAILED.get(sock.key()) } {
+        // Another process's: the address of an earlier socket, whose return was not seen.
+        let ours = event.task.pid == task::pid();
+        if ours && event.kind != REPORTED {
+            emit(event);
+        }
+        let _ = FAILED.remove(sock.key());
+        if ours {
+            return;
+        }
+    }
+    if let Some(mut record) = Record::reserve() {
+        emit::failure(record.event(), sock, KIND_NO_SOURCE_ADDRESS, task);
+        destination(record.event(), address);
+        record.submit();
+    }
+}
+
+#[inline(always)]
+fn emit(event: &Event) {
+    if let Some(mut record) = Record::reserve() {
+        words::copy(event, record.event());
+        record.submit();
+    }
+}
+
+/// `sockaddr_in` and `sockaddr_in6` (include/uapi/linux/in.h, in6.h): where the parts are.
+const PORT: u64 = 2;
+const IPV4: u64 = 4;
+const IPV6: u64 = 8;
+
+/// Writes the destination that was asked for: the socket's own fields are not set, or cleared again.
+#[inline(always)]
+fn destination(event: &mut Event, address: Address) {
+    let from = match address {
+        Address::Socket => return,
+        Address::Kernel(from) | Address::User(from) => from,
+    };
+    let user = matches!(address, Address::User(_));
+    event.tuple.peer_port = u16::from_be(read(user, from + PORT));
+    let to = event.tuple.peer.as_mut_ptr();
+    // SAFETY: `peer` is 16 bytes long and aligned to 8.
+    unsafe {
+        if event.tuple.family == AF_INET {
+            to.cast::<u32>().write(read(user, from + IPV4));
+        } else {
+            to.cast::<u64>().write(read(user, from + IPV6));
+            to.add(8).cast::<u64>().write(read(user, from + IPV6 + 8));
+        }
+    }
+}
+
+#[inline(always)]
+fn read<T: Copy + Default>(user: bool, from: u64) -> T {
+    if !user {
+        return Probe.read(from as *const u8, 0);
+    }
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { aya_ebpf::helpers::bpf_probe_read_user(from as *const T) }.unwrap_or_default()
+}

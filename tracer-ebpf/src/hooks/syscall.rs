@@ -1,0 +1,96 @@
+//! System calls that connect, and io_uring: how kernels without fentry and kprobes tell the errno of a
+//! failed attempt. Called for TCP and everything else; cheap until a call fails with EADDRNOTAVAIL.
+
+use tracer_ebpf::{AF_INET, AF_INET6, EADDRNOTAVAIL, IPPROTO_TCP, Task};
+
+use crate::{
+    globals::*,
+    hooks::connect::{self, Address},
+    maps::{CALLS, Call},
+    sock::{Probe, Reader, Sock},
+    task,
+};
+
+/// `send*()` flag: connect and send the data with the SYN (include/linux/socket.h).
+const MSG_FASTOPEN: u64 = 0x2000_0000;
+
+/// The current thread enters `connect()`, or a `send*()` with MSG_FASTOPEN, on `fd`.
+#[inline(always)]
+pub(crate) fn enter(fd: u64, address: u64) {
+    let call = Call {
+        target: fd,
+        address,
+    };
+    let _ = CALLS.insert(u64::from(task::tid()), call, 0);
+}
+
+/// The current thread enters `sendto()` or `sendmsg()`.
+#[inline(always)]
+pub(crate) fn enter_send(fd: u64, flags: u64, address: impl FnOnce() -> u64) {
+    if flags & MSG_FASTOPEN != 0 {
+        enter(fd, address());
+    }
+}
+
+/// Whether the current thread is inside a call that [`exit`] will see.
+#[inline(always)]
+pub(crate) fn in_progress() -> bool {
+    CALLS.get_ptr(u64::from(task::tid())).is_some()
+}
+
+/// The current thread leaves such a call.
+#[inline(always)]
+pub(crate) fn exit(result: i64) {
+    let thread = u64::from(task::tid());
+    // SAFETY: only the thread itself writes its entry.
+    let Some(call) = (unsafe { CALLS.get(thread) }) else {
+        return;
+    };
+    let Call { target, address } = *call;
+    let _ = CALLS.remove(thread);
+    if result == -i64::from(EADDRNOTAVAIL) {
+        attempt_failed(
+            task::sock_of_fd(target as u32),
+            task::current(),
+            Address::User(address),
+        );
+    }
+}
+
+/// The io_uring operations that connect (`enum io_uring_op`, include/uapi/linux/io_uring.h): CONNECT, and
+/// with MSG_FASTOPEN the SEND family. BIND, too, can end with EADDRNOTAVAIL.
+const CONNECTING: [u8; 5] = [16, 9, 26, 47, 48];
+
+/// io_uring completed `request` with `result`, in a task of the process that submitted it, or, when
+/// that is exiting, in a kernel thread.
+#[inline(always)]
+pub(crate) fn completed(request: u64, result: i32) {
+    if result != -EADDRNOTAVAIL {
+        return;
+    }
+    let request = request as *const u8;
+    if !CONNECTING.contains(&Probe.read(request, IO_KIOCB_OPCODE.load())) {
+        return;
+    }
+    let file: u64 = Probe.read(request, IO_KIOCB_FILE.load());
+    let task = if task::is_kernel_thread() {
+        Task::default()
+    } else {
+        task::current()
+    };
+    attempt_failed(task::sock_of_file(file), task, Address::Socket);
+}
+
+#[inline(always)]
+fn attempt_failed(sk: u64, task: Task, address: Address) {
+    let sk = sk as *const u8;
+    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
+        return;
+    }
+    let Some(sock) = Sock::new(Probe, sk) else {
+        return;
+    };
+    if matches!(sock.family(), AF_INET | AF_INET6) {
+        connect::ended(sock, task, address);
+    }
+}

@@ -1,0 +1,76 @@
+//! The current task. Call this only where `current` is the task that asked for what happened;
+//! in softirq it is whoever was interrupted.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+};
+use tracer_ebpf::Task;
+
+use crate::{
+    globals::*,
+    sock::{Probe, Reader},
+};
+
+/// `task_struct.flags`: a kernel thread (include/linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Thread id in the initial pid namespace.
+#[inline(always)]
+pub(crate) fn tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// Process id in the initial pid namespace.
+#[inline(always)]
+pub(crate) fn pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// `struct task_struct` of the current thread.
+#[inline(always)]
+fn address() -> *const u8 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_get_current_task() }) as *const u8
+}
+
+#[inline(always)]
+pub(crate) fn is_kernel_thread() -> bool {
+    Probe.read::<u32>(address(), TASK_FLAGS.load()) & PF_KTHREAD != 0
+}
+
+#[inline(always)]
+pub(crate) fn current() -> Task {
+    let leader: u64 = Probe.read(address(), TASK_GROUP_LEADER.load());
+    let leader = leader as *const u8;
+    Task {
+        start_ns: Probe.read(leader, TASK_START_BOOTTIME.load()),
+        // SAFETY: the helper has no preconditions.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        pid: pid(),
+        tid: tid(),
+        uid: bpf_get_current_uid_gid() as u32,
+        pad: 0,
+        comm: Probe.read(leader, TASK_COMM.load()),
+    }
+}
+
+/// The `struct sock` behind file descriptor `fd` of the current process: 0 if there is none.
+#[inline(always)]
+pub(crate) fn sock_of_fd(fd: u32) -> u64 {
+    let files: u64 = Probe.read(address(), TASK_FILES.load());
+    let table: u64 = Probe.read(files as *const u8, FILES_FDT.load());
+    let table = table as *const u8;
+    if fd >= Probe.read::<u32>(table, FDTABLE_MAX_FDS.load()) {
+        return 0;
+    }
+    let array: u64 = Probe.read(table, FDTABLE_FD.load());
+    sock_of_file(Probe.read((array + u64::from(fd) * 8) as *const u8, 0))
+}
+
+/// The `struct sock` behind a `struct file` that is known to be a socket.
+#[inline(always)]
+pub(crate) fn sock_of_file(file: u64) -> u64 {
+    let socket: u64 = Probe.read(file as *const u8, FILE_PRIVATE_DATA.load());
+    Probe.read(socket as *const u8, SOCKET_SK.load())
+}

@@ -1,0 +1,51 @@
+//! The command line, without logic.
+
+use clap::{Parser, Subcommand};
+
+use crate::kernel::plan::Rung;
+
+/// Explains TCP ephemeral port exhaustion: who failed, why, and who holds the ports.
+///
+/// Without a command, streams JSON lines to standard output until it is interrupted.
+///
+/// Exit status: 0 done; 1 cannot run here; 2 ran, but data was lost, and said so.
+#[derive(Debug, Parser)]
+#[command(name = "tracer", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    #[command(flatten)]
+    pub trace: Trace,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what this host allows: the hooks that work here, and why better ones do not.
+    Check(Check),
+    /// Print the JSON Schema of the lines.
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// Check this kind of hooks only.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub backend: Option<Rung>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Trace {
+    /// Use this kind of hooks only, instead of the best that work.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub backend: Option<Rung>,
+
+    /// How many sockets the kernel side remembers the owner of.
+    #[arg(long, value_name = "N", default_value_t = 1 << 18,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    pub max_sockets: u32,
+
+    /// Size of the ring buffer in bytes, or with a suffix K or M; rounded up to a power of two.
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = crate::config::ring_size)]
+    pub ring_size: u32,
+}

@@ -1,0 +1,72 @@
+//! From the kernel's clock to the time of day.
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The distance between the clocks, taken now and then: it changes when the time of day is set.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, nanoseconds.
+    monotonic: i128,
+    /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME`, nanoseconds.
+    boot: i128,
+}
+
+impl Clock {
+    pub fn read() -> Self {
+        Self {
+            monotonic: distance(ClockId::Monotonic),
+            boot: distance(ClockId::Boottime),
+        }
+    }
+
+    /// Time of day of a `CLOCK_MONOTONIC` instant.
+    pub fn monotonic(&self, ns: u64) -> Timestamp {
+        timestamp(i128::from(ns) + self.monotonic)
+    }
+
+    /// Time of day of a `CLOCK_BOOTTIME` instant.
+    pub fn boot(&self, ns: u64) -> Timestamp {
+        timestamp(i128::from(ns) + self.boot)
+    }
+
+    /// Now, by the same reckoning as the events, so that lines do not run backwards.
+    pub fn now(&self) -> Timestamp {
+        timestamp(now(ClockId::Monotonic) + self.monotonic)
+    }
+}
+
+fn timestamp(ns: i128) -> Timestamp {
+    Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn now(clock: ClockId) -> i128 {
+    let now = clock_gettime(clock);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// Reads both clocks until no interruption came between: the closest of five readings.
+fn distance(clock: ClockId) -> i128 {
+    let reading = |_| {
+        let before = now(clock);
+        let real = now(ClockId::Realtime);
+        let after = now(clock);
+        (after - before, real - (before + after) / 2)
+    };
+    let best = (0..5).map(reading).min_by_key(|(width, _)| *width);
+    best.map_or(0, |(_, distance)| distance)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_clocks_give_the_same_time_of_day() {
+        let clock = Clock::read();
+        let monotonic = clock.monotonic(now(ClockId::Monotonic) as u64);
+        let boot = clock.boot(now(ClockId::Boottime) as u64);
+        let difference = (boot - monotonic).total(jiff::Unit::Second).unwrap();
+        assert!(difference.abs() < 1.0, "{difference} s apart");
+    }
+}

@@ -1,0 +1,28 @@
+//! One file per command.
+
+pub mod check;
+pub mod schema;
+pub mod trace;
+
+use anyhow::Result;
+
+use crate::{
+    cli::{Cli, Command},
+    config::Config,
+};
+
+/// How a command ended, other than by an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// It ran, but data was lost, and it said so.
+    Lossy,
+}
+
+pub fn run(cli: Cli) -> Result<Outcome> {
+    match cli.command {
+        None => trace::run(Config::from(cli.trace)),
+        Some(Command::Check(args)) => check::run(args.backend),
+        Some(Command::Schema) => schema::run(),
+    }
+}

@@ -1,0 +1,290 @@
+//! Bytes from the ring buffer -> [`Event`], checked. Whatever the bytes are, this never panics.
+
+use std::{
+    mem::offset_of,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use thiserror::Error;
+use tracer_ebpf as abi;
+
+use crate::event::{Comm, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple};
+
+/// Why a record was not understood.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("a record of {0} bytes instead of {size}", size = size_of::<abi::Event>())]
+    Size(usize),
+    #[error("a record that calls itself {0} bytes long")]
+    Abi(u16),
+    #[error("unknown kind {0}")]
+    Kind(u16),
+    #[error("unknown TCP state {0}")]
+    State(u8),
+    #[error("unknown address family {0}")]
+    Family(u16),
+    #[error("unknown role {0}")]
+    Role(u8),
+    #[error("unknown owner {0}")]
+    Owner(u8),
+}
+
+impl Event {
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() != size_of::<abi::Event>() {
+            return Err(DecodeError::Size(bytes.len()));
+        }
+        // SAFETY: the length was checked, every field is an integer, so any bytes are a valid value,
+        // and the read does not assume alignment.
+        let raw: abi::Event = unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() };
+        if usize::from(raw.size) != size_of::<abi::Event>() {
+            return Err(DecodeError::Abi(raw.size));
+        }
+        let owner = owner(raw.owner)?;
+        Ok(Self {
+            ts: raw.ts,
+            sock: raw.sock,
+            cookie: (raw.cookie != 0).then_some(raw.cookie),
+            netns: raw.netns,
+            tuple: tuple(&raw.tuple)?,
+            role: role(raw.role)?,
+            owner,
+            task: (owner != Owner::None).then(|| task(&raw.task)),
+            kind: kind(&raw)?,
+        })
+    }
+}
+
+/// The kind of a record, for one that does not decode; `None` if it has none.
+pub fn raw_kind(bytes: &[u8]) -> Option<u16> {
+    let at = offset_of!(abi::Event, kind);
+    let kind = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes([kind[0], kind[1]]))
+}
+
+fn kind(raw: &abi::Event) -> Result<Kind, DecodeError> {
+    let reason = match raw.kind {
+        abi::KIND_STATE => {
+            return Ok(Kind::State {
+                old: state(raw.old)?,
+                new: state(raw.new)?,
+            });
+        }
+        abi::KIND_PORTS_EXHAUSTED => Reason::PortsExhausted,
+        abi::KIND_TUPLE_IN_USE => Reason::TupleInUse,
+        abi::KIND_NO_SOURCE_ADDRESS => Reason::NoSourceAddress,
+        unknown => return Err(DecodeError::Kind(unknown)),
+    };
+    Ok(Kind::ConnectFailed {
+        errno: raw.errno,
+        reason,
+    })
+}
+
+fn state(state: u8) -> Result<State, DecodeError> {
+    use abi::tcp;
+    Ok(match state {
+        tcp::ESTABLISHED => State::Established,
+        tcp::SYN_SENT => State::SynSent,
+        tcp::SYN_RECV => State::SynRecv,
+        tcp::FIN_WAIT1 => State::FinWait1,
+        tcp::FIN_WAIT2 => State::FinWait2,
+        tcp::TIME_WAIT => State::TimeWait,
+        tcp::CLOSE => State::Close,
+        tcp::CLOSE_WAIT => State::CloseWait,
+        tcp::LAST_ACK => State::LastAck,
+        tcp::LISTEN => State::Listen,
+        tcp::CLOSING => State::Closing,
+        unknown => return Err(DecodeError::State(unknown)),
+    })
+}
+
+fn role(role: u8) -> Result<Option<Role>, DecodeError> {
+    Ok(match role {
+        abi::ROLE_UNKNOWN => None,
+        abi::ROLE_CLIENT => Some(Role::Client),
+        abi::ROLE_SERVER => Some(Role::Server),
+        abi::ROLE_LISTENER => Some(Role::Listener),
+        unknown => return Err(DecodeError::Role(unknown)),
+    })
+}
+
+fn owner(owner: u8) -> Result<Owner, DecodeError> {
+    Ok(match owner {
+        abi::OWNER_NONE => Owner::None,
+        abi::OWNER_CONNECT => Owner::Connect,
+        abi::OWNER_BIND => Owner::Bind,
+        unknown => return Err(DecodeError::Owner(unknown)),
+    })
+}
+
+fn task(raw: &abi::Task) -> Task {
+    Task {
+        pid: raw.pid,
+        tid: raw.tid,
+        uid: raw.uid,
+        start_ns: raw.start_ns,
+        cgroup: raw.cgroup,
+        comm: Comm(raw.comm),
+    }
+}
+
+fn tuple(raw: &abi::Tuple) -> Result<Tuple, DecodeError> {
+    let (family, ip): (_, fn(&[u8; 16]) -> IpAddr) = match raw.family {
+        abi::AF_INET => (Family::Ipv4, ipv4),
+        abi::AF_INET6 => (Family::Ipv6, ipv6),
+        unknown => return Err(DecodeError::Family(unknown)),
+    };
+    Ok(Tuple {
+        family,
+        local: Endpoint {
+            ip: ip(&raw.local),
+            port: (raw.local_port != 0).then_some(raw.local_port),
+        },
+        peer: Endpoint {
+            ip: ip(&raw.peer),
+            port: (raw.peer_port != 0).then_some(raw.peer_port),
+        },
+    })
+}
+
+fn ipv4(bytes: &[u8; 16]) -> IpAddr {
+    Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()
+}
+
+fn ipv6(bytes: &[u8; 16]) -> IpAddr {
+    Ipv6Addr::from(*bytes).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> abi::Event {
+        let mut event = abi::Event {
+            kind: abi::KIND_STATE,
+            size: size_of::<abi::Event>() as u16,
+            ts: 7,
+            sock: 8,
+            cookie: 9,
+            netns: 10,
+            old: abi::tcp::SYN_SENT,
+            new: abi::tcp::ESTABLISHED,
+            role: abi::ROLE_CLIENT,
+            owner: abi::OWNER_CONNECT,
+            ..abi::Event::default()
+        };
+        event.tuple.family = abi::AF_INET6;
+        event.tuple.local[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 7]);
+        event.tuple.peer[15] = 1;
+        event.tuple.peer_port = 80;
+        event.task.pid = 812;
+        event.task.comm[..4].copy_from_slice(b"work");
+        event
+    }
+
+    fn bytes(event: &abi::Event) -> Vec<u8> {
+        // SAFETY: `Event` is `repr(C)`, made of integers, without implicit padding.
+        unsafe {
+            std::slice::from_raw_parts(
+                std::ptr::from_ref(event).cast::<u8>(),
+                size_of::<abi::Event>(),
+            )
+        }
+        .to_vec()
+    }
+
+    #[test]
+    fn decodes_every_field() {
+        let event = Event::decode(&bytes(&sample())).unwrap();
+        assert_eq!((event.ts, event.sock, event.netns), (7, 8, 10));
+        assert_eq!(event.cookie, Some(9));
+        assert_eq!(event.tuple.family, Family::Ipv6);
+        assert_eq!(event.tuple.local.ip, IpAddr::from([10, 0, 0, 7]));
+        assert_eq!(event.tuple.local.port, None);
+        assert_eq!(event.tuple.peer.ip, IpAddr::from(Ipv6Addr::LOCALHOST));
+        assert_eq!(event.tuple.peer.port, Some(80));
+        let task = event.task.unwrap();
+        assert_eq!((task.pid, task.comm.bytes()), (812, &b"work"[..]));
+        assert_eq!(
+            event.kind,
+            Kind::State {
+                old: State::SynSent,
+                new: State::Established
+            }
+        );
+    }
+
+    #[test]
+    fn a_task_without_an_owner_is_no_task() {
+        let event = abi::Event {
+            owner: abi::OWNER_NONE,
+            ..sample()
+        };
+        assert_eq!(Event::decode(&bytes(&event)).unwrap().task, None);
+    }
+
+    #[test]
+    fn names_what_is_unknown() {
+        let cases = [
+            (
+                abi::Event {
+                    kind: 77,
+                    ..sample()
+                },
+                DecodeError::Kind(77),
+            ),
+            (
+                abi::Event {
+                    size: 96,
+                    ..sample()
+                },
+                DecodeError::Abi(96),
+            ),
+            (
+                abi::Event {
+                    new: 12,
+                    ..sample()
+                },
+                DecodeError::State(12),
+            ),
+            (
+                abi::Event {
+                    role: 9,
+                    ..sample()
+                },
+                DecodeError::Role(9),
+            ),
+            (
+                abi::Event {
+                    owner: 9,
+                    ..sample()
+                },
+                DecodeError::Owner(9),
+            ),
+        ];
+        for (event, error) in cases {
+            assert_eq!(Event::decode(&bytes(&event)), Err(error));
+        }
+        assert_eq!(Event::decode(&[]), Err(DecodeError::Size(0)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Event::decode(&bytes);
+            let _ = raw_kind(&bytes);
+        }
+
+        #[test]
+        fn a_changed_record_decodes_or_is_refused(
+            at in 0..size_of::<abi::Event>(),
+            byte in any::<u8>(),
+        ) {
+            let mut bytes = bytes(&sample());
+            bytes[at] = byte;
+            let _ = Event::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What happened to a socket, and the words for it. Records use the same words.
+
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// What happened to a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub ts: u64,
+    /// An opaque key, unique among the sockets alive at one moment.
+    pub sock: u64,
+    /// The kernel's socket cookie; `None` where the kernel has not made one.
+    pub cookie: Option<u64>,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    pub tuple: Tuple,
+    pub role: Option<Role>,
+    pub owner: Owner,
+    /// The accountable task; `None` exactly with [`Owner::None`].
+    pub task: Option<Task>,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    State {
+        old: State,
+        new: State,
+    },
+    /// `connect()` failed with this (positive) errno.
+    ConnectFailed {
+        errno: i32,
+        reason: Reason,
+    },
+}
+
+/// A 4-tuple. IPv4-mapped IPv6 addresses have become IPv4; `family` tells what the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    pub family: Family,
+    pub local: Endpoint,
+    pub peer: Endpoint,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    pub uid: u32,
+    /// Start of the process, nanoseconds since boot.
+    pub start_ns: u64,
+    /// Id of the cgroup v2 directory.
+    pub cgroup: u64,
+    /// The process's name as the kernel keeps it, up to the first NUL; any bytes.
+    pub comm: Comm,
+}
+
+/// At most 15 bytes of any value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    pub fn bytes(&self) -> &[u8] {
+        let end = self.0.iter().position(|byte| *byte == 0);
+        &self.0[..end.unwrap_or(self.0.len())]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    /// Null: none was chosen, or it is not known.
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It called `connect()`.
+    Client,
+    /// The kernel made it for an incoming connection.
+    Server,
+    /// It called `listen()`.
+    Listener,
+}
+
+/// How the owner is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// It called `connect()`.
+    Connect,
+    /// It called `listen()`, and holds the bound port.
+    Bind,
+    /// Not known.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Every port of the range is taken for this destination.
+    PortsExhausted,
+    /// The socket was bound to a source port, and its 4-tuple is taken.
+    TupleInUse,
+    /// The host has no source address for this destination: not exhaustion at all.
+    NoSourceAddress,
+    /// None of these.
+    Unknown,
+}
+
+/// TCP states under the names that users of `ss` know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum State {
+    #[serde(rename = "ESTABLISHED")]
+    Established,
+    #[serde(rename = "SYN_SENT")]
+    SynSent,
+    #[serde(rename = "SYN_RECV")]
+    SynRecv,
+    #[serde(rename = "FIN_WAIT1")]
+    FinWait1,
+    #[serde(rename = "FIN_WAIT2")]
+    FinWait2,
+    #[serde(rename = "TIME_WAIT")]
+    TimeWait,
+    #[serde(rename = "CLOSE")]
+    Close,
+    #[serde(rename = "CLOSE_WAIT")]
+    CloseWait,
+    #[serde(rename = "LAST_ACK")]
+    LastAck,
+    #[serde(rename = "LISTEN")]
+    Listen,
+    #[serde(rename = "CLOSING")]
+    Closing,
+}

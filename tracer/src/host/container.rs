@@ -1,0 +1,108 @@
+//! From the path of a cgroup to the container in it.
+
+use crate::record::Container;
+
+/// Names that container runtimes give the cgroup of a container: prefix of the path's part, its
+/// suffix, and the runtime. The systemd cgroup driver makes scopes, the cgroupfs driver bare ids.
+const SCOPES: [(&str, &str, &str); 6] = [
+    ("docker-", ".scope", "docker"),
+    ("cri-containerd-", ".scope", "containerd"),
+    ("crio-", ".scope", "cri-o"),
+    ("crio-", "", "cri-o"),
+    ("libpod-", ".scope", "podman"),
+    ("libpod-", "", "podman"),
+];
+
+/// Parents whose children are named by the bare id.
+const PARENTS: [(&str, &str); 3] = [
+    ("docker", "docker"),
+    ("kubepods", "containerd"),
+    ("libpod_parent", "podman"),
+];
+
+/// The innermost container on a path, else the systemd service (`runtime` "systemd").
+pub fn of_cgroup(path: &str) -> Option<Container> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let container = (0..parts.len())
+        .rev()
+        .find_map(|at| scope(parts[at]).or_else(|| bare(parts[at], &parts[..at])));
+    container.or_else(|| service(&parts))
+}
+
+fn scope(part: &str) -> Option<Container> {
+    SCOPES.iter().find_map(|(prefix, suffix, runtime)| {
+        let id = part.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        is_id(id).then(|| container(runtime, id))
+    })
+}
+
+fn bare(part: &str, parents: &[&str]) -> Option<Container> {
+    if !is_id(part) {
+        return None;
+    }
+    let runtime = PARENTS.iter().find_map(|(parent, runtime)| {
+        parents
+            .iter()
+            .any(|part| *part == *parent || part.starts_with(&format!("{parent}.")))
+            .then_some(*runtime)
+    });
+    runtime.map(|runtime| container(runtime, part))
+}
+
+fn service(parts: &[&str]) -> Option<Container> {
+    let unit = parts.iter().rev().find(|part| part.ends_with(".service"))?;
+    Some(container("systemd", unit))
+}
+
+fn container(runtime: &'static str, id: &str) -> Container {
+    Container {
+        runtime,
+        id: id.into(),
+    }
+}
+
+/// Runtimes use SHA-256 in hex.
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904b825dc642cb6eb9a060e54bf";
+
+    #[test]
+    fn knows_the_runtimes() {
+        for (path, runtime) in [
+            ("/system.slice/docker-ID.scope", "docker"),
+            ("/docker/ID", "docker"),
+            (
+                "/kubepods.slice/kubepods-pod1.slice/cri-containerd-ID.scope",
+                "containerd",
+            ),
+            ("/kubepods/besteffort/pod1/ID", "containerd"),
+            (
+                "/kubepods.slice/kubepods-pod1.slice/crio-ID.scope/container",
+                "cri-o",
+            ),
+            ("/machine.slice/libpod-ID.scope", "podman"),
+            (
+                "/user.slice/user-0.slice/libpod-ID.scope/container",
+                "podman",
+            ),
+        ] {
+            let found = of_cgroup(&path.replace("ID", ID));
+            assert_eq!(found, Some(container(runtime, ID)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_named_when_there_is_no_container() {
+        let found = of_cgroup("/system.slice/nginx.service");
+        assert_eq!(found, Some(container("systemd", "nginx.service")));
+        assert_eq!(of_cgroup("/user.slice/user-0.slice/session-1.scope"), None);
+        assert_eq!(of_cgroup("/"), None);
+        assert_eq!(of_cgroup("/docker/not-an-id"), None);
+    }
+}

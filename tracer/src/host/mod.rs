@@ -1,0 +1,5 @@
+//! What the host tells outside eBPF.
+
+pub mod container;
+pub mod netns;
+pub mod process;

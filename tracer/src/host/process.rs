@@ -1,0 +1,182 @@
+//! Identity of processes: what the kernel side cannot carry is read from /proc at first sight.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{clock::Clock, event::Task, host::container, record::ProcessIdentity};
+
+/// Pid and start time.
+type Key = (u32, u64);
+
+/// So many processes are remembered, and as many before them; one that comes back later is
+/// introduced again.
+const GENERATION: usize = 16_384;
+
+/// `USER_HZ`, the unit of times in /proc: 100 on every architecture that tracer runs on.
+const NS_PER_TICK: u64 = 10_000_000;
+
+/// The processes that have been introduced.
+pub struct Processes {
+    proc: PathBuf,
+    current: HashMap<Key, Arc<str>>,
+    previous: HashMap<Key, Arc<str>>,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Self::at(Path::new("/proc"))
+    }
+}
+
+impl Processes {
+    pub fn at(proc: &Path) -> Self {
+        Self {
+            proc: proc.into(),
+            current: HashMap::new(),
+            previous: HashMap::new(),
+        }
+    }
+
+    /// The id of a task's process, and its identity if this is the first sight of it.
+    pub fn meet(&mut self, task: &Task, clock: &Clock) -> (Arc<str>, Option<ProcessIdentity>) {
+        let key = (task.pid, task.start_ns);
+        if let Some(id) = self.current.get(&key) {
+            return (id.clone(), None);
+        }
+        if let Some(id) = self.previous.remove(&key) {
+            self.remember(key, id.clone());
+            return (id, None);
+        }
+        let id: Arc<str> = format!("{}-{}", task.pid, task.start_ns).into();
+        self.remember(key, id.clone());
+        let identity = self.look_up(task, &id, clock);
+        (id, Some(identity))
+    }
+
+    fn remember(&mut self, key: Key, id: Arc<str>) {
+        if self.current.len() >= GENERATION {
+            self.previous = std::mem::take(&mut self.current);
+        }
+        self.current.insert(key, id);
+    }
+
+    fn look_up(&self, task: &Task, id: &str, clock: &Clock) -> ProcessIdentity {
+        let dir = self.proc.join(task.pid.to_string());
+        let exe = fs::read_link(dir.join("exe")).ok();
+        let cgroup = fs::read_to_string(dir.join("cgroup")).ok();
+        // Read last: if it is still the same process now, it was when the others were read.
+        let same = start_ticks(&dir) == Some(task.start_ns / NS_PER_TICK);
+        let exe = exe.filter(|_| same);
+        let cgroup = cgroup.filter(|_| same).and_then(|text| cgroup_path(&text));
+        ProcessIdentity {
+            id: id.into(),
+            pid: task.pid,
+            comm: String::from_utf8_lossy(task.comm.bytes()).into_owned(),
+            exe: exe.map(|path| path.to_string_lossy().into_owned()),
+            start: clock.boot(task.start_ns),
+            uid: task.uid,
+            container: cgroup.as_deref().and_then(container::of_cgroup),
+            cgroup,
+            cgroup_id: Some(task.cgroup),
+        }
+    }
+}
+
+/// Field 22 of `/proc/PID/stat`: start in ticks since boot. The name before it may hold anything.
+fn start_ticks(dir: &Path) -> Option<u64> {
+    let stat = fs::read(dir.join("stat")).ok()?;
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The cgroup v2 path (`0::`), or on a host with v1 only that of systemd's own hierarchy.
+fn cgroup_path(text: &str) -> Option<String> {
+    let v2 = text.lines().find_map(|line| line.strip_prefix("0::"));
+    let systemd = || {
+        text.lines()
+            .find_map(|line| line.split_once(":name=systemd:").map(|(_, path)| path))
+    };
+    match v2 {
+        // On a hybrid host v2 is often unused, and everything is in its root.
+        Some("/") | None => systemd().or(v2),
+        path => path,
+    }
+    .map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Comm;
+
+    fn task(pid: u32, start_ns: u64) -> Task {
+        let mut comm = [0; 16];
+        comm[..3].copy_from_slice(b"a\xffb");
+        Task {
+            pid,
+            tid: pid,
+            uid: 0,
+            start_ns,
+            cgroup: 1,
+            comm: Comm(comm),
+        }
+    }
+
+    #[test]
+    fn a_process_is_introduced_once() {
+        let mut processes = Processes::default();
+        let pid = std::process::id();
+        let ticks = start_ticks(&Path::new("/proc").join(pid.to_string())).unwrap();
+        let task = task(pid, ticks * NS_PER_TICK + 5);
+        let (id, identity) = processes.meet(&task, &Clock::read());
+        let identity = identity.unwrap();
+        assert_eq!(*id, *identity.id);
+        assert_eq!(
+            identity.exe,
+            std::env::current_exe().unwrap().to_str().map(Into::into)
+        );
+        assert_eq!(identity.comm, "a\u{fffd}b");
+        assert!(processes.meet(&task, &Clock::read()).1.is_none());
+    }
+
+    #[test]
+    fn a_reused_pid_is_another_process_and_tells_nothing_of_the_first() {
+        let mut processes = Processes::default();
+        let pid = std::process::id();
+        let (first, _) = processes.meet(&task(pid, 1), &Clock::read());
+        let (second, identity) = processes.meet(&task(pid, 2), &Clock::read());
+        assert_ne!(first, second);
+        let identity = identity.unwrap();
+        assert_eq!((identity.exe, identity.cgroup), (None, None));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_recent_are_kept() {
+        let mut processes = Processes::at(Path::new("/nonexistent"));
+        let clock = Clock::read();
+        for pid in 0..3 * GENERATION as u32 {
+            processes.meet(&task(pid, 0), &clock);
+        }
+        assert!(processes.current.len() + processes.previous.len() <= 2 * GENERATION);
+        let recent = 3 * GENERATION as u32 - 1;
+        assert!(processes.meet(&task(recent, 0), &clock).1.is_none());
+    }
+
+    #[test]
+    fn reads_the_cgroup_of_v2_hybrid_and_v1_hosts() {
+        let v2 = "0::/system.slice/nginx.service\n";
+        let hybrid = "2:cpu:/\n1:name=systemd:/init.scope\n0::/\n";
+        assert_eq!(
+            cgroup_path(v2).as_deref(),
+            Some("/system.slice/nginx.service")
+        );
+        assert_eq!(cgroup_path(hybrid).as_deref(), Some("/init.scope"));
+        assert_eq!(cgroup_path("1:name=systemd:/a\n").as_deref(), Some("/a"));
+        assert_eq!(cgroup_path("0::/\n").as_deref(), Some("/"));
+    }
+}

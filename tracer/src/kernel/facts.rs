@@ -1,0 +1,157 @@
+//! What the running kernel is and allows, read before anything is loaded.
+
+use std::{collections::BTreeMap, fs};
+
+use rustix::{
+    system::uname,
+    thread::{CapabilitySet, capabilities},
+};
+use thiserror::Error;
+
+use super::{
+    btf::{self, Btf},
+    layout::{self, Global},
+    plan, tracefs,
+};
+
+/// Why the tracer cannot run here; each sentence says what is missing and what to do.
+#[derive(Debug, Error)]
+pub enum Unfit {
+    #[error("tracer needs root, or the capabilities CAP_BPF and CAP_PERFMON: run it with sudo")]
+    Privilege,
+    #[error(
+        "kernel lockdown is in confidentiality mode and forbids eBPF programs to read kernel memory: \
+         boot with lockdown=integrity or lockdown=none"
+    )]
+    Lockdown,
+    #[error(
+        "{path} can't be read ({0}): tracer needs a kernel built with CONFIG_DEBUG_INFO_BTF=y, as \
+         distribution kernels since 5.10 are", path = btf::VMLINUX
+    )]
+    NoBtf(std::io::Error),
+    #[error("this kernel's layout is not understood: {0}; please report it with `uname -r`")]
+    Layout(#[from] btf::Error),
+}
+
+/// The facts that a plan is made from.
+#[derive(Debug)]
+pub struct Facts {
+    /// `uname -r`.
+    pub release: String,
+    pub architecture: String,
+    pub globals: Vec<Global>,
+    functions: BTreeMap<&'static str, Result<u32, String>>,
+}
+
+const FUNCTIONS: [&str; 4] = [
+    "inet_hash_connect",
+    "inet6_hash_connect",
+    "tcp_v4_connect",
+    "tcp_v6_connect",
+];
+
+/// The variant of `bpf_get_socket_cookie` that tracing programs may call (net/core/filter.c, since
+/// 5.12).
+const SOCKET_COOKIE: &str = "bpf_get_socket_ptr_cookie";
+
+impl Facts {
+    pub fn read() -> Result<Self, Unfit> {
+        check_privilege()?;
+        check_lockdown()?;
+        let blob = fs::read(btf::VMLINUX).map_err(Unfit::NoBtf)?;
+        let btf = Btf::parse(&blob)?;
+        let mut globals = layout::read(&btf)?;
+        globals.push(Global {
+            name: "HAS_SOCKET_COOKIE",
+            value: u32::from(btf.arguments(SOCKET_COOKIE).is_ok()),
+        });
+        globals.extend(record_fields());
+        let system = uname();
+        Ok(Self {
+            release: system.release().to_string_lossy().into_owned(),
+            architecture: system.machine().to_string_lossy().into_owned(),
+            globals,
+            functions: FUNCTIONS
+                .map(|name| (name, btf.arguments(name).map_err(|e| e.to_string())))
+                .into(),
+        })
+    }
+
+    /// Whether `io_uring_complete` names its request (since 6.0), so that its socket can be found.
+    pub fn completions_have_requests(&self) -> bool {
+        let has = |name| self.globals.iter().any(|global| global.name == name);
+        [
+            "COMPLETE_REQ",
+            "COMPLETE_RES",
+            "IO_KIOCB_FILE",
+            "IO_KIOCB_OPCODE",
+        ]
+        .into_iter()
+        .all(has)
+    }
+}
+
+impl plan::Facts for Facts {
+    fn arguments(&self, function: &str) -> Result<u32, String> {
+        match self.functions.get(function) {
+            Some(found) => found.clone(),
+            None => Err(format!("{function} was not looked up")),
+        }
+    }
+
+    fn has_tracepoint(&self, category: &str, name: &str) -> bool {
+        tracefs::has(category, name)
+    }
+
+    fn has_tracefs(&self) -> bool {
+        tracefs::path().is_some()
+    }
+
+    fn architecture(&self) -> &str {
+        &self.architecture
+    }
+}
+
+/// Fields of tracepoint records, as far as this kernel has them.
+fn record_fields() -> Vec<Global> {
+    const STATE: (&str, &str) = ("sock", "inet_sock_set_state");
+    const COMPLETE: (&str, &str) = ("io_uring", "io_uring_complete");
+    [
+        ("STATE_SKADDR", STATE, "skaddr"),
+        ("STATE_OLDSTATE", STATE, "oldstate"),
+        ("STATE_NEWSTATE", STATE, "newstate"),
+        ("STATE_PROTOCOL", STATE, "protocol"),
+        ("COMPLETE_REQ", COMPLETE, "req"),
+        ("COMPLETE_RES", COMPLETE, "res"),
+    ]
+    .into_iter()
+    .filter_map(|(global, (category, name), field)| {
+        let value = tracefs::field_offset(category, name, field)?;
+        Some(Global {
+            name: global,
+            value,
+        })
+    })
+    .collect()
+}
+
+fn check_privilege() -> Result<(), Unfit> {
+    let has = capabilities(None).map(|sets| sets.effective);
+    let has = has.unwrap_or(CapabilitySet::empty());
+    // CAP_SYS_ADMIN includes both (since 5.8 they are apart).
+    let enough = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    if has.contains(CapabilitySet::SYS_ADMIN) || has.contains(enough) {
+        Ok(())
+    } else {
+        Err(Unfit::Privilege)
+    }
+}
+
+fn check_lockdown() -> Result<(), Unfit> {
+    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if state.contains("[confidentiality]") {
+        Err(Unfit::Lockdown)
+    } else {
+        Ok(())
+    }
+}

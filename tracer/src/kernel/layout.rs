@@ -1,0 +1,94 @@
+//! Where the running kernel keeps the fields that the programs read.
+
+use super::btf::{Btf, Error};
+
+/// Value of a kernel-side global (`globals.rs` of tracer-ebpf).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Global {
+    pub name: &'static str,
+    pub value: u32,
+}
+
+/// A field that programs read.
+struct Field {
+    global: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    /// Bytes that are loaded at once.
+    width: u32,
+    /// Whether a kernel may lack it.
+    optional: bool,
+}
+
+const fn field(
+    global: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    width: u32,
+) -> Field {
+    Field {
+        global,
+        structure,
+        path,
+        width,
+        optional: false,
+    }
+}
+
+const FIELDS: &[Field] = &[
+    field("SOCK_COMMON_FAMILY", "sock_common", "skc_family", 2),
+    field("SOCK_COMMON_DADDR", "sock_common", "skc_daddr", 4),
+    field("SOCK_COMMON_RCV_SADDR", "sock_common", "skc_rcv_saddr", 4),
+    field("SOCK_COMMON_V6_DADDR", "sock_common", "skc_v6_daddr", 16),
+    field(
+        "SOCK_COMMON_V6_RCV_SADDR",
+        "sock_common",
+        "skc_v6_rcv_saddr",
+        16,
+    ),
+    field("SOCK_COMMON_DPORT", "sock_common", "skc_dport", 2),
+    field("SOCK_COMMON_COOKIE", "sock_common", "skc_cookie", 8),
+    field("SOCK_COMMON_NET", "sock_common", "skc_net.net", 8),
+    field("NET_INUM", "net", "ns.inum", 4),
+    field("SOCK_PROTOCOL", "sock", "sk_protocol", 2),
+    field("SOCK_ERR", "sock", "sk_err", 4),
+    field("SOCK_SHUTDOWN", "sock", "sk_shutdown", 1),
+    field("INET_SOCK_SPORT", "inet_sock", "inet_sport", 2),
+    field("TCP_SOCK_PACKETS_OUT", "tcp_sock", "packets_out", 4),
+    field("TCP_SOCK_WRITE_SEQ", "tcp_sock", "write_seq", 4),
+    field("TASK_GROUP_LEADER", "task_struct", "group_leader", 8),
+    field("TASK_START_BOOTTIME", "task_struct", "start_boottime", 8),
+    field("TASK_COMM", "task_struct", "comm", 16),
+    field("TASK_FLAGS", "task_struct", "flags", 4),
+    field("TASK_FILES", "task_struct", "files", 8),
+    field("FILES_FDT", "files_struct", "fdt", 8),
+    field("FDTABLE_FD", "fdtable", "fd", 8),
+    field("FDTABLE_MAX_FDS", "fdtable", "max_fds", 4),
+    field("FILE_PRIVATE_DATA", "file", "private_data", 8),
+    field("SOCKET_SK", "socket", "sk", 8),
+    // Absent from a kernel without io_uring, which then has no such completions either.
+    Field {
+        optional: true,
+        ..field("IO_KIOCB_FILE", "io_kiocb", "file", 8)
+    },
+    Field {
+        optional: true,
+        ..field("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1)
+    },
+];
+
+/// Looks all fields up; the error names the first mandatory one that this kernel lacks.
+pub fn read(btf: &Btf) -> Result<Vec<Global>, Error> {
+    let mut globals = Vec::with_capacity(FIELDS.len());
+    for field in FIELDS {
+        match btf.offset(field.structure, field.path, field.width) {
+            Ok(value) => globals.push(Global {
+                name: field.global,
+                value,
+            }),
+            Err(_) if field.optional => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(globals)
+}

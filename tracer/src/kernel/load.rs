@@ -1,0 +1,306 @@
+//! Loads the object, tries the plan's candidates in order and keeps every refusal.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, MapData},
+    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError, TracePoint},
+};
+use thiserror::Error;
+
+use super::{
+    facts::{Facts, Unfit},
+    plan::{self, Backend, Candidate, Capability, Choice, Rung, Target},
+};
+
+/// The committed object, built from `tracer-ebpf` (see `cargo xtask build-ebpf`).
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tracer.o");
+
+/// What the user may set about the maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Bytes; a power of two and a multiple of the page size.
+    pub ring: u32,
+    /// Sockets that the kernel side remembers.
+    pub sockets: u32,
+}
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error("the kernel refused to create tracer's maps: {}", chain(.0))]
+    Maps(#[source] Box<aya::EbpfError>),
+    #[error("the kernel's BTF can't be used for loading: {}", chain(.0))]
+    Btf(#[source] aya::BtfError),
+    #[error(
+        "the BPF object has ABI {0}, this program has {expected}: it was not built from one source",
+        expected = tracer_ebpf::ABI_VERSION
+    )]
+    Abi(u32),
+    #[error("no hook for {0} works here: {1}")]
+    NoHook(&'static str, String),
+}
+
+/// A hook that was not used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub backend: Backend,
+    pub hook: &'static str,
+    pub reason: String,
+}
+
+/// How a capability is covered; `None`: it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Covered {
+    pub capability: Capability,
+    pub by: Option<(Backend, &'static str)>,
+    pub refused: Vec<Refusal>,
+    /// What this cover does not see.
+    pub limits: Vec<String>,
+}
+
+/// Loaded and attached programs; dropping it detaches them.
+pub struct Loaded {
+    pub ebpf: Ebpf,
+    pub coverage: Vec<Covered>,
+}
+
+/// Loads and attaches. Without any hook for transitions, or with a forced rung that does not give
+/// everything, this is an error; otherwise what is missing is in the coverage.
+pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded, Error> {
+    let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
+    let mut ebpf = maps(facts, sizes, &btf)?;
+    let mut loader = Loader {
+        ebpf: &mut ebpf,
+        btf: &btf,
+    };
+    let choices = plan::choose(plan::connect_failure(), facts, forced);
+    let mut failures = loader.cover(Capability::ConnectFailure, choices);
+    let by_transitions = failures
+        .by
+        .is_some_and(|(backend, _)| backend == Backend::Tracepoint);
+    if by_transitions {
+        loader.watch_io_uring(facts, &mut failures);
+    }
+    let choices = plan::choose(plan::transitions(by_transitions), facts, forced);
+    let transitions = loader.cover(Capability::Transitions, choices);
+    require(&transitions, "transitions")?;
+    if forced.is_some() {
+        require(&failures, "connect failures")?;
+    }
+    Ok(Loaded {
+        ebpf,
+        coverage: vec![transitions, failures],
+    })
+}
+
+/// Creates the maps and sets the globals; loads no program.
+fn maps(facts: &Facts, sizes: Sizes, btf: &Btf) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(btf))
+        .map_max_entries("EVENTS", sizes.ring)
+        .map_max_entries("SOCKETS", sizes.sockets);
+    for global in &facts.globals {
+        loader.override_global(global.name, &global.value, true);
+    }
+    let ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| Error::Maps(Box::new(error)))?;
+    check_abi(&ebpf)?;
+    Ok(ebpf)
+}
+
+fn check_abi(ebpf: &Ebpf) -> Result<(), Error> {
+    let found = ebpf
+        .map(".rodata.abi")
+        .and_then(|map| Array::<&MapData, u32>::try_from(map).ok())
+        .and_then(|array| array.get(&0, 0).ok())
+        .unwrap_or(0);
+    if found == tracer_ebpf::ABI_VERSION {
+        Ok(())
+    } else {
+        Err(Error::Abi(found))
+    }
+}
+
+fn require(covered: &Covered, what: &'static str) -> Result<(), Error> {
+    if covered.by.is_some() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = covered
+        .refused
+        .iter()
+        .map(|refusal| {
+            format!(
+                "{} {}: {}",
+                name(refusal.backend),
+                refusal.hook,
+                refusal.reason
+            )
+        })
+        .collect();
+    Err(Error::NoHook(what, reasons.join("; ")))
+}
+
+/// The name of a backend as records show it.
+pub fn name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::TpBtf => "tp_btf",
+        Backend::Fexit => "fexit",
+        Backend::Kprobe => "kprobe",
+        Backend::Tracepoint => "tracepoint",
+    }
+}
+
+struct Loader<'a> {
+    ebpf: &'a mut Ebpf,
+    btf: &'a Btf,
+}
+
+impl Loader<'_> {
+    fn cover(&mut self, capability: Capability, choices: Vec<Choice>) -> Covered {
+        let mut covered = Covered {
+            capability,
+            by: None,
+            refused: Vec::new(),
+            limits: Vec::new(),
+        };
+        for (candidate, verdict) in choices {
+            match verdict.and_then(|()| self.attach_all(candidate)) {
+                Ok(()) => {
+                    covered.by = Some((candidate.backend, candidate.hook));
+                    break;
+                }
+                Err(reason) => covered.refused.push(Refusal {
+                    backend: candidate.backend,
+                    hook: candidate.hook,
+                    reason,
+                }),
+            }
+        }
+        covered
+    }
+
+    /// Attaches all programs of a candidate, or none.
+    fn attach_all(&mut self, candidate: &Candidate) -> Result<(), String> {
+        for (index, program) in candidate.programs.iter().enumerate() {
+            if let Err(error) = self.attach(*program) {
+                for done in &candidate.programs[..index] {
+                    self.unload(done.name);
+                }
+                return Err(format!(
+                    "{} on {}",
+                    reason(&error),
+                    target_name(program.target)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tracepoint rung sees io_uring only through its completions.
+    fn watch_io_uring(&mut self, facts: &Facts, covered: &mut Covered) {
+        let outcome = if facts.completions_have_requests() {
+            self.attach(plan::IO_URING_COMPLETE)
+                .map_err(|error| reason(&error))
+        } else {
+            Err("this kernel's io_uring:io_uring_complete does not name the request".into())
+        };
+        if let Err(reason) = outcome {
+            covered.limits.push(format!(
+                "a connect through io_uring without a source address is not seen: {reason}"
+            ));
+        }
+    }
+
+    fn attach(&mut self, program: plan::Program) -> Result<(), ProgramError> {
+        let loaded = self
+            .ebpf
+            .program_mut(program.name)
+            .ok_or(ProgramError::NotLoaded)?;
+        let fresh = loaded.fd().is_err();
+        match program.target {
+            Target::TpBtf(function) => {
+                let program: &mut BtfTracePoint = loaded.try_into()?;
+                program.load(function, self.btf)?;
+                program.attach()?;
+            }
+            Target::Fexit(function) => {
+                let program: &mut FExit = loaded.try_into()?;
+                program.load(function, self.btf)?;
+                program.attach()?;
+            }
+            Target::Kprobe(function) => {
+                let program: &mut KProbe = loaded.try_into()?;
+                if fresh {
+                    program.load()?;
+                }
+                program.attach(function, 0)?;
+            }
+            Target::Tracepoint(category, name) => {
+                let program: &mut TracePoint = loaded.try_into()?;
+                if fresh {
+                    program.load()?;
+                }
+                program.attach(category, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Unloading detaches.
+    fn unload(&mut self, name: &str) {
+        let result = match self.ebpf.program_mut(name) {
+            Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::FExit(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            Some(Program::TracePoint(program)) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Err(error) = result {
+            log::debug!("{name} was not loaded: {error}");
+        }
+    }
+}
+
+fn target_name(target: Target) -> String {
+    match target {
+        Target::TpBtf(name) | Target::Fexit(name) | Target::Kprobe(name) => name.into(),
+        Target::Tracepoint(category, name) => format!("{category}:{name}"),
+    }
+}
+
+/// One line: the verifier's log, if there is one, goes to the debug log.
+fn reason(error: &ProgramError) -> String {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    {
+        let log = verifier_log.to_string();
+        log::debug!("verifier: {log}");
+        let last = log.lines().rev().find(|line| {
+            !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification")
+        });
+        return match last {
+            Some(line) => format!("load failed: {io_error} (verifier: {line})"),
+            None => format!("load failed: {io_error}"),
+        };
+    }
+    chain(error)
+}
+
+/// An error with its sources.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}

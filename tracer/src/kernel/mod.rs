@@ -1,0 +1,8 @@
+//! The kernel's side: what it is, where its fields lie, which hooks it allows, and the programs on them.
+
+pub mod btf;
+pub mod facts;
+pub mod layout;
+pub mod load;
+pub mod plan;
+pub mod tracefs;

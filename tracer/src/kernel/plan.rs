@@ -1,0 +1,418 @@
+//! Which hooks give which capability, best first. Pure: facts in, choices out; `load` tries them.
+
+use serde::{Deserialize, Serialize};
+
+/// What a user gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Every TCP state transition.
+    Transitions,
+    /// Every `connect()` that fails with EADDRNOTAVAIL, with its reason.
+    ConnectFailure,
+}
+
+/// How a hook is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    TpBtf,
+    Fexit,
+    Kprobe,
+    Tracepoint,
+}
+
+/// A set of backends that belong together; `--backend` forces one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rung {
+    /// BTF-typed programs: tp_btf and fexit.
+    Fexit,
+    /// kprobes, and classic tracepoints.
+    Kprobe,
+    /// Classic tracepoints only.
+    Tracepoint,
+}
+
+/// A program of the object and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub name: &'static str,
+    pub target: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    TpBtf(&'static str),
+    Fexit(&'static str),
+    /// Also a kretprobe: the program's own section decides.
+    Kprobe(&'static str),
+    Tracepoint(&'static str, &'static str),
+}
+
+/// One way to a capability. All its programs attach, or it is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub capability: Capability,
+    pub backend: Backend,
+    /// What the coverage shows.
+    pub hook: &'static str,
+    /// The rungs that it belongs to.
+    pub rungs: &'static [Rung],
+    pub needs: &'static [Need],
+    pub programs: &'static [Program],
+}
+
+/// What the kernel must have. Having it is no proof that the programs attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A function with this many arguments: an fexit program finds the result behind them.
+    Function(&'static str, u32),
+    Tracepoint(&'static str, &'static str),
+    /// The committed object reads kprobe registers as x86-64 has them.
+    X86,
+}
+
+/// What is known of the running kernel without loading anything.
+pub trait Facts {
+    /// `Err`: why not, in words.
+    fn arguments(&self, function: &str) -> Result<u32, String>;
+    fn has_tracepoint(&self, category: &str, name: &str) -> bool;
+    fn has_tracefs(&self) -> bool;
+    fn architecture(&self) -> &str;
+}
+
+const HASH: &str = "inet_hash_connect";
+const HASH6: &str = "inet6_hash_connect";
+const V4: &str = "tcp_v4_connect";
+const V6: &str = "tcp_v6_connect";
+const STATE: &str = "inet_sock_set_state";
+
+const CONNECT_FUNCTIONS: &[Need] = &[
+    Need::Function(HASH, 2),
+    Need::Function(HASH6, 2),
+    Need::Function(V4, 3),
+    Need::Function(V6, 3),
+];
+
+const fn program(name: &'static str, target: Target) -> Program {
+    Program { name, target }
+}
+
+/// Ways to see failed connects.
+const CONNECT_FAILURE: &[Candidate] = &[
+    Candidate {
+        capability: Capability::ConnectFailure,
+        backend: Backend::Fexit,
+        hook: HASH,
+        rungs: &[Rung::Fexit],
+        needs: CONNECT_FUNCTIONS,
+        programs: &[
+            program("hash_fexit", Target::Fexit(HASH)),
+            program("hash6_fexit", Target::Fexit(HASH6)),
+            program("v4_fexit", Target::Fexit(V4)),
+            program("v6_fexit", Target::Fexit(V6)),
+        ],
+    },
+    Candidate {
+        capability: Capability::ConnectFailure,
+        backend: Backend::Kprobe,
+        hook: HASH,
+        rungs: &[Rung::Kprobe],
+        needs: &[
+            Need::X86,
+            CONNECT_FUNCTIONS[0],
+            CONNECT_FUNCTIONS[1],
+            CONNECT_FUNCTIONS[2],
+            CONNECT_FUNCTIONS[3],
+        ],
+        programs: &[
+            program("hash_kprobe", Target::Kprobe(HASH)),
+            program("hash_kretprobe", Target::Kprobe(HASH)),
+            program("hash_kprobe", Target::Kprobe(HASH6)),
+            program("hash_kretprobe", Target::Kprobe(HASH6)),
+            program("v4_kprobe", Target::Kprobe(V4)),
+            program("v4_kretprobe", Target::Kprobe(V4)),
+            program("v6_kprobe", Target::Kprobe(V6)),
+            program("v6_kretprobe", Target::Kprobe(V6)),
+        ],
+    },
+    // The transitions around the failure, and the errno from the system call.
+    Candidate {
+        capability: Capability::ConnectFailure,
+        backend: Backend::Tracepoint,
+        hook: STATE,
+        rungs: &[Rung::Tracepoint],
+        needs: &[
+            Need::Tracepoint("syscalls", "sys_enter_connect"),
+            Need::Tracepoint("syscalls", "sys_exit_connect"),
+        ],
+        programs: &[
+            program("enter_connect", syscall("sys_enter_connect")),
+            program("exit_call", syscall("sys_exit_connect")),
+            program("enter_sendto", syscall("sys_enter_sendto")),
+            program("exit_call", syscall("sys_exit_sendto")),
+            program("enter_sendmsg", syscall("sys_enter_sendmsg")),
+            program("exit_call", syscall("sys_exit_sendmsg")),
+        ],
+    },
+];
+
+const fn syscall(name: &'static str) -> Target {
+    Target::Tracepoint("syscalls", name)
+}
+
+/// On the tracepoint rung, where the kernel names the request (since 6.0) in its record.
+pub const IO_URING_COMPLETE: Program = program(
+    "io_uring_complete",
+    Target::Tracepoint("io_uring", "io_uring_complete"),
+);
+
+/// Ways to see transitions.
+const TRANSITIONS: &[Candidate] = &[
+    Candidate {
+        capability: Capability::Transitions,
+        backend: Backend::TpBtf,
+        hook: STATE,
+        rungs: &[Rung::Fexit],
+        needs: &[],
+        programs: &[program("state_btf", Target::TpBtf(STATE))],
+    },
+    Candidate {
+        capability: Capability::Transitions,
+        backend: Backend::Tracepoint,
+        hook: STATE,
+        rungs: &[Rung::Kprobe, Rung::Tracepoint],
+        needs: &[Need::Tracepoint("sock", STATE)],
+        programs: &[program("state_tp", Target::Tracepoint("sock", STATE))],
+    },
+];
+
+/// The same with programs that recognize failures.
+const TRANSITIONS_AND_FAILURES: &[Candidate] = &[
+    Candidate {
+        programs: &[program("state_btf_failures", Target::TpBtf(STATE))],
+        ..TRANSITIONS[0].shallow()
+    },
+    Candidate {
+        programs: &[program(
+            "state_tp_failures",
+            Target::Tracepoint("sock", STATE),
+        )],
+        ..TRANSITIONS[1].shallow()
+    },
+];
+
+impl Candidate {
+    const fn shallow(&self) -> Self {
+        Self {
+            capability: self.capability,
+            backend: self.backend,
+            hook: self.hook,
+            rungs: self.rungs,
+            needs: self.needs,
+            programs: self.programs,
+        }
+    }
+}
+
+/// The candidates for connect failures.
+pub fn connect_failure() -> &'static [Candidate] {
+    CONNECT_FAILURE
+}
+
+/// The candidates for transitions, which recognize failures too if nothing else does.
+pub fn transitions(failures: bool) -> &'static [Candidate] {
+    if failures {
+        TRANSITIONS_AND_FAILURES
+    } else {
+        TRANSITIONS
+    }
+}
+
+/// A candidate that is worth a try, or why it is not.
+pub type Choice = (&'static Candidate, Result<(), String>);
+
+/// The candidates of the forced rung, or all, in order.
+pub fn choose(
+    candidates: &'static [Candidate],
+    facts: &impl Facts,
+    forced: Option<Rung>,
+) -> Vec<Choice> {
+    candidates
+        .iter()
+        .filter(|candidate| forced.is_none_or(|rung| candidate.rungs.contains(&rung)))
+        .map(|candidate| (candidate, missing(candidate, facts)))
+        .collect()
+}
+
+fn missing(candidate: &Candidate, facts: &impl Facts) -> Result<(), String> {
+    for need in candidate.needs {
+        check(*need, facts)?;
+    }
+    Ok(())
+}
+
+fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
+    match need {
+        Need::Function(name, expected) => match facts.arguments(name)? {
+            found if found == expected => Ok(()),
+            found => Err(format!(
+                "{name} takes {found} arguments on this kernel, {expected} are known"
+            )),
+        },
+        Need::Tracepoint(..) if !facts.has_tracefs() => Err(
+            "tracefs is not mounted and can't be: mount -t tracefs tracefs /sys/kernel/tracing"
+                .into(),
+        ),
+        Need::Tracepoint(category, name) if !facts.has_tracepoint(category, name) => {
+            Err(format!("this kernel has no tracepoint {category}:{name}"))
+        }
+        Need::X86 if facts.architecture() != "x86_64" => Err(format!(
+            "kprobes are supported on x86_64 only, this is {}",
+            facts.architecture()
+        )),
+        Need::Tracepoint(..) | Need::X86 => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that has everything, less what a test takes away.
+    struct Fake {
+        without: Vec<&'static str>,
+        architecture: &'static str,
+        hash_arguments: u32,
+    }
+
+    impl Default for Fake {
+        fn default() -> Self {
+            Self {
+                without: Vec::new(),
+                architecture: "x86_64",
+                hash_arguments: 2,
+            }
+        }
+    }
+
+    impl Facts for Fake {
+        fn arguments(&self, function: &str) -> Result<u32, String> {
+            match function {
+                _ if self.without.contains(&function) => Err(format!("no {function}")),
+                HASH | HASH6 => Ok(self.hash_arguments),
+                _ => Ok(3),
+            }
+        }
+        fn has_tracepoint(&self, category: &str, _: &str) -> bool {
+            !self.without.contains(&category)
+        }
+        fn has_tracefs(&self) -> bool {
+            !self.without.contains(&"tracefs")
+        }
+        fn architecture(&self) -> &str {
+            self.architecture
+        }
+    }
+
+    fn refusals(candidates: &'static [Candidate], facts: &Fake) -> Vec<(Backend, Option<String>)> {
+        choose(candidates, facts, None)
+            .into_iter()
+            .map(|(candidate, verdict)| (candidate.backend, verdict.err()))
+            .collect()
+    }
+
+    #[test]
+    fn best_first_and_all_open_on_a_full_kernel() {
+        assert_eq!(
+            refusals(connect_failure(), &Fake::default()),
+            [
+                (Backend::Fexit, None),
+                (Backend::Kprobe, None),
+                (Backend::Tracepoint, None)
+            ]
+        );
+        assert_eq!(
+            refusals(transitions(false), &Fake::default()),
+            [(Backend::TpBtf, None), (Backend::Tracepoint, None)]
+        );
+    }
+
+    #[test]
+    fn a_missing_function_leaves_the_tracepoint_rung() {
+        let facts = Fake {
+            without: vec![HASH6],
+            ..Fake::default()
+        };
+        let refusals = refusals(connect_failure(), &facts);
+        assert_eq!(refusals[0].1.as_deref(), Some("no inet6_hash_connect"));
+        assert_eq!(refusals[1].1.as_deref(), Some("no inet6_hash_connect"));
+        assert_eq!(refusals[2].1, None);
+    }
+
+    #[test]
+    fn another_signature_is_not_trusted() {
+        let facts = Fake {
+            hash_arguments: 3,
+            ..Fake::default()
+        };
+        assert_eq!(
+            refusals(connect_failure(), &facts)[0].1.as_deref(),
+            Some("inet_hash_connect takes 3 arguments on this kernel, 2 are known")
+        );
+    }
+
+    #[test]
+    fn without_tracefs_only_typed_hooks_remain() {
+        let facts = Fake {
+            without: vec!["tracefs"],
+            ..Fake::default()
+        };
+        assert_eq!(refusals(transitions(false), &facts)[0].1, None);
+        let reason = refusals(transitions(false), &facts)[1].1.clone();
+        assert!(reason.unwrap().contains("mount -t tracefs"));
+    }
+
+    #[test]
+    fn kprobes_are_for_x86_only() {
+        let facts = Fake {
+            architecture: "aarch64",
+            ..Fake::default()
+        };
+        let refusals = refusals(connect_failure(), &facts);
+        assert!(
+            refusals[1]
+                .1
+                .as_deref()
+                .unwrap()
+                .ends_with("this is aarch64")
+        );
+        assert_eq!(refusals[0].1, None);
+    }
+
+    #[test]
+    fn a_forced_rung_hides_the_others() {
+        for (rung, failure, transition) in [
+            (Rung::Fexit, Backend::Fexit, Backend::TpBtf),
+            (Rung::Kprobe, Backend::Kprobe, Backend::Tracepoint),
+            (Rung::Tracepoint, Backend::Tracepoint, Backend::Tracepoint),
+        ] {
+            let only = |candidates| {
+                let choices = choose(candidates, &Fake::default(), Some(rung));
+                assert_eq!(choices.len(), 1, "{rung:?}");
+                choices[0].0.backend
+            };
+            assert_eq!(only(connect_failure()), failure);
+            assert_eq!(only(transitions(true)), transition);
+        }
+    }
+
+    #[test]
+    fn failure_recognition_uses_other_programs_on_the_same_hooks() {
+        for (plain, both) in transitions(false).iter().zip(transitions(true)) {
+            assert_eq!(plain.hook, both.hook);
+            assert_eq!(plain.programs[0].target, both.programs[0].target);
+            assert_ne!(plain.programs[0].name, both.programs[0].name);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a tracer has in the kernel.
+
+use std::{collections::BTreeSet, fs, mem::offset_of};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::{HashMap, Map, MapData, MapInfo},
+    programs::loaded_programs,
+};
+use tracer_ebpf::{Socket, Task};
+
+const SOCKET: usize = size_of::<Socket>();
+
+/// Ids of the kernel objects that a process holds, by the name that `fdinfo` gives them.
+pub(crate) fn held(pid: u32, what: &str) -> Result<BTreeSet<u32>> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed between the listing and the look.
+        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let fields = info.lines().filter_map(|line| line.split_once(':'));
+        for (_, id) in fields.filter(|(name, _)| *name == what) {
+            ids.insert(id.trim().parse()?);
+        }
+    }
+    Ok(ids)
+}
+
+/// Ids of all programs that the kernel has.
+pub(crate) fn programs() -> BTreeSet<u32> {
+    // A program may go between two steps of the walk.
+    loaded_programs()
+        .filter_map(|program| Some(program.ok()?.id()))
+        .collect()
+}
+
+/// The process of every socket that this tracer remembers.
+pub(crate) fn socket_owners(tracer: u32) -> Result<Vec<u32>> {
+    let maps = held(tracer, "map_id")?;
+    let named = maps
+        .into_iter()
+        .find(|id| MapInfo::from_id(*id).is_ok_and(|info| info.name_as_str() == Some("SOCKETS")));
+    let id = named.context("the tracer has no map SOCKETS")?;
+    let map = Map::HashMap(MapData::from_id(id)?);
+    let sockets: HashMap<_, u64, [u8; SOCKET]> = HashMap::try_from(map)?;
+    let mut owners = Vec::new();
+    for key in sockets.keys() {
+        // Gone since the walk found it: not a leak. And the walk starts anew when its key is gone.
+        if let Ok(value) = sockets.get(&key?, 0) {
+            let at = offset_of!(Socket, task) + offset_of!(Task, pid);
+            let bytes = value[at..].first_chunk().context("a short value")?;
+            owners.push(u32::from_ne_bytes(*bytes));
+        }
+    }
+    Ok(owners)
+}

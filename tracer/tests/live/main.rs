@@ -1,0 +1,62 @@
+//! Live tests: the tracer on this machine's kernel, against real sockets in network namespaces.
+//!
+//! Every scenario runs once per backend; `tool::` trials are about the program itself. One tracer
+//! per backend serves all scenarios of that backend, because a start costs seconds on an emulated
+//! machine: a scenario has a network namespace of its own and looks at its lines only.
+//!
+//! Needs root. `TRACER_BIN` names another tracer than the one cargo built, `TRACER_LIVE_REPORT` a
+//! file that gets one JSON line per trial, `TRACER_LIVE_REFUSED` how many refused connects the leak
+//! test makes.
+
+mod actor;
+mod bpf;
+mod lines;
+mod netns;
+mod report;
+mod scenarios;
+mod scene;
+mod shared;
+mod tool;
+mod tracer;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+use shared::Backend;
+
+fn main() -> ExitCode {
+    if let Some(code) = actor::run_if_asked() {
+        return code;
+    }
+    let mut args = Arguments::from_args();
+    // The trials share tracers, and some load the machine: side by side they would disturb another.
+    args.test_threads = Some(1);
+    let conclusion = libtest_mimic::run(&args, trials());
+    shared::stop_all();
+    conclusion.exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for backend in Backend::ALL {
+        for scenario in scenarios::all() {
+            trials.push(report::trial(backend.name(), scenario.name, move || {
+                scene::play(backend, scenario)
+            }));
+        }
+        // These two last: the first ends the shared tracer, which should not print the other's flood.
+        trials.push(report::trial(backend.name(), "stream", move || {
+            scenarios::stream::whole_run(backend)
+        }));
+        trials.push(report::trial(
+            backend.name(),
+            "million_refused",
+            move || scenarios::leak::million_refused(backend),
+        ));
+    }
+    for test in tool::all() {
+        trials.push(report::trial("tool", test.name, test.run));
+    }
+    trials
+}

@@ -1,0 +1,108 @@
+//! The whole run of a backend's tracer, after all its scenarios.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use crate::{
+    bpf::socket_owners,
+    lines::{Line, PATIENCE, Record},
+    scene::Scene,
+    shared::{self, Backend},
+    tracer::{Tracer, binary},
+};
+
+pub(crate) fn whole_run(backend: Backend) -> Result<()> {
+    // There is something in the stream even if this trial is the only one.
+    Scene::new(shared::tracer(backend)?)?.settled()?;
+    let tracer = shared::take(backend)?;
+    no_sockets_of_the_dead(&tracer)?;
+    let finished = tracer.stop(Signal::TERM)?;
+    let stop = finished.check_totals()?;
+    ensure!(stop.lost == 0, "lost: {:?}", finished.losses());
+    ensure!(finished.stderr.is_empty(), "stderr: {}", finished.stderr);
+    let lines = finished.lines.all();
+    let events = lines
+        .iter()
+        .filter(|line| matches!(line.record, Record::State(_) | Record::ConnectFailed(_)));
+    let events = u64::try_from(events.count())?;
+    let failures = lines
+        .iter()
+        .filter(|line| matches!(line.record, Record::ConnectFailed(_)));
+    let failures = u64::try_from(failures.count())?;
+    ensure!(
+        stop.events >= events,
+        "{} events gave {events} lines",
+        stop.events
+    );
+    ensure!(
+        stop.failures == failures,
+        "{} failures, {failures} lines",
+        stop.failures
+    );
+    every_process_is_introduced(&lines)?;
+    validate(&lines)
+}
+
+/// A socket that is gone leaves the table, however its process ended. The kernel may still be busy
+/// with what the last scenario left, so this waits.
+fn no_sockets_of_the_dead(tracer: &Tracer) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let owners = socket_owners(tracer.pid())?;
+        let dead = |pid: &u32| *pid != 0 && !Path::new(&format!("/proc/{pid}")).exists();
+        let dead: Vec<_> = owners.into_iter().filter(dead).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{} entries of processes that are gone: {dead:?}",
+            dead.len()
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn every_process_is_introduced(lines: &[Arc<Line>]) -> Result<()> {
+    let mut used = BTreeSet::new();
+    let mut introduced = BTreeMap::<_, usize>::new();
+    for line in lines {
+        match &line.record {
+            Record::State(state) => used.extend(state.process.iter().map(|process| &process.id)),
+            Record::ConnectFailed(failed) => drop(used.insert(&failed.process.id)),
+            Record::Process(process) => *introduced.entry(&process.id).or_default() += 1,
+            _ => {}
+        }
+    }
+    for id in used {
+        let times = introduced.get(id).copied().unwrap_or_default();
+        ensure!(times == 1, "process {id} was introduced {times} times");
+    }
+    Ok(())
+}
+
+/// Every line is what `tracer schema` says.
+pub(crate) fn validate(lines: &[Arc<Line>]) -> Result<()> {
+    let output = Command::new(binary()).arg("schema").output()?;
+    ensure!(output.status.success(), "tracer schema: {}", output.status);
+    let schema = serde_json::from_slice(&output.stdout).context("the schema is not JSON")?;
+    let validator = jsonschema::validator_for(&schema)?;
+    for line in lines {
+        let value = serde_json::from_str(&line.raw)?;
+        if let Err(error) = validator.validate(&value) {
+            anyhow::bail!("not as the schema says: {error}: {}", line.raw);
+        }
+    }
+    let nonsense = serde_json::json!({"v": 1, "type": "state"});
+    ensure!(!validator.is_valid(&nonsense), "the schema allows anything");
+    Ok(())
+}

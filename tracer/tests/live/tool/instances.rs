@@ -1,0 +1,165 @@
+//! Beside another one, ended in every way, and with nobody listening.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use super::{Test, test};
+use crate::{
+    actor::Op,
+    bpf,
+    lines::{Keep, Line, PATIENCE, Record, State},
+    scenarios::stream::validate,
+    scene::{Scene, V4, owned_by_none, role},
+    tracer::{Tracer, binary},
+};
+
+pub(super) const ALL: &[Test] = &[
+    test("second_instance", second_instance),
+    test("older_sockets", older_sockets),
+    test("sigterm", || ends_on(Signal::TERM)),
+    test("sigint", || ends_on(Signal::INT)),
+    test("stdout_closed", stdout_closed),
+    test("killed_leaves_nothing", killed_leaves_nothing),
+];
+
+fn scene() -> Result<Scene> {
+    Scene::new(Arc::new(Tracer::started(&[], Keep::All)?))
+}
+
+fn second_instance() -> Result<()> {
+    let mut one = scene()?;
+    let other = Arc::new(Tracer::started(&[], Keep::All)?);
+    let server = one.server(V4, 5774)?;
+    let mut client = one.actor("client")?;
+    let fd = client.open(server.addr)?;
+    client.close(fd)?;
+    let seen = one.expect_count(|_| true, 9);
+    // The listener's first, five of the client's, and three of the child's that nobody accepted.
+    let seen = seen?;
+    ensure!(!one.states(role("client"))?.is_empty(), "no client");
+    // `one` has left its marks in both streams.
+    one.tracer = other;
+    let other_seen = one.expect_count(|_| true, seen.len())?;
+    let brief = |states: &[State]| -> Vec<_> {
+        states
+            .iter()
+            .map(|s| (s.step(), s.local.clone(), s.peer.clone()))
+            .collect()
+    };
+    ensure!(
+        brief(&seen) == brief(&other_seen),
+        "{seen:?} is not {other_seen:?}"
+    );
+    Ok(())
+}
+
+/// Sockets that were there before the tracer: shown, without an owner or a role that it can't know.
+fn older_sockets() -> Result<()> {
+    let mut scene = scene()?;
+    let mut server = scene.server(V4, 5774)?;
+    let mut client = scene.actor("client")?;
+    let fd = client.open(server.addr)?;
+    let accepted = server.accept()?;
+    scene.settled()?;
+    scene.tracer = Arc::new(Tracer::started(&[], Keep::All)?);
+    scene.forget_marks();
+    client.close(fd)?;
+    server.actor.run(&Op::ReadToEnd { fd: accepted })?;
+    server.actor.close(accepted)?;
+    let ended = scene.expect_count(|state| state.old != "CLOSE", 6)?;
+    let known = ended.iter().find(|state| state.role.is_some());
+    ensure!(known.is_none(), "a role from nowhere: {known:?}");
+    owned_by_none(&ended)?;
+    // The old listener has new children, and these are known from their first transition on.
+    client.open(server.addr)?;
+    scene.expect(role("server"), &["LISTEN>SYN_RECV", "SYN_RECV>ESTABLISHED"])?;
+    Ok(())
+}
+
+fn ends_on(signal: Signal) -> Result<()> {
+    let scene = scene()?;
+    let mut client = scene.actor("client")?;
+    let server = scene.server(V4, 5774)?;
+    client.open(server.addr)?;
+    scene.settled()?;
+    let finished = scene.into_tracer()?.stop(signal)?;
+    let stop = finished.check_totals()?;
+    ensure!(stop.lines > 4, "only {} lines", stop.lines);
+    validate(&finished.lines.all())
+}
+
+/// As `tracer | head -1` has it.
+fn stdout_closed() -> Result<()> {
+    let mut child = Command::new(binary())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().context("no stdout")?);
+    stdout.read_line(&mut first)?;
+    ensure!(
+        first.contains(r#""type":"start""#),
+        "the first line is {first:?}"
+    );
+    drop(stdout);
+    // Nothing happens meanwhile that it could fail to write: on an idle host too it must not linger.
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(0),
+        "{}; stderr: {stderr}",
+        output.status
+    );
+    ensure!(stderr.is_empty(), "stderr: {stderr}");
+    Ok(())
+}
+
+fn killed_leaves_nothing() -> Result<()> {
+    let tracer = Tracer::started(&[], Keep::All)?;
+    let programs = bpf::held(tracer.pid(), "prog_id")?;
+    ensure!(!programs.is_empty(), "a running tracer has no program");
+    ensure!(
+        programs.is_subset(&bpf::programs()),
+        "not all of {programs:?} are listed"
+    );
+    let finished = tracer.stop(Signal::KILL)?;
+    ensure!(finished.status.code().is_none(), "{}", finished.status);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left: Vec<_> = programs.intersection(&bpf::programs()).copied().collect();
+        if left.is_empty() {
+            break;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "programs {left:?} are still there"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    whole_lines(&finished.lines.all())
+}
+
+/// What was printed before the end is whole.
+fn whole_lines(lines: &[Arc<Line>]) -> Result<()> {
+    let started = matches!(
+        lines.first().map(|line| &line.record),
+        Some(Record::Start(_))
+    );
+    ensure!(started, "the first line is not `start`");
+    validate(lines)
+}

@@ -1,0 +1,242 @@
+//! A running tracer.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{BufReader, Read as _},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lines::{Keep, Lines, Loss, NO_NETNS, PATIENCE, Record, Start, Stop};
+
+pub(crate) fn binary() -> OsString {
+    env::var_os("TRACER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tracer").into())
+}
+
+pub(crate) struct Tracer {
+    child: Child,
+    pub lines: Arc<Lines>,
+    stderr: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// A start that came to an end of its own.
+pub(crate) enum Started {
+    Running(Tracer),
+    /// Exit 1 before the first line, with this on standard error.
+    Refused(String),
+}
+
+impl Tracer {
+    pub(crate) fn start(args: &[&str], keep: Keep) -> Result<Started> {
+        let binary = binary();
+        let mut child = Command::new(&binary)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let stdout = BufReader::new(child.stdout.take().context("no stdout")?);
+        let mut stderr_pipe = child.stderr.take().context("no stderr")?;
+        let lines = Arc::new(Lines::default());
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let mut tracer = Self {
+            child,
+            lines: lines.clone(),
+            stderr: stderr.clone(),
+            readers: vec![
+                thread::spawn(move || lines.read(stdout, keep)),
+                thread::spawn(move || {
+                    let mut bytes = [0; 4096];
+                    while let Ok(len @ 1..) = stderr_pipe.read(&mut bytes) {
+                        let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+                        stderr
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push_str(&text);
+                    }
+                }),
+            ],
+        };
+        let started = tracer
+            .lines
+            .wait(NO_NETNS, |lines| (!lines.is_empty()).then_some(()));
+        if started.is_some() {
+            tracer.start_line()?;
+            return Ok(Started::Running(tracer));
+        }
+        tracer.refusal()
+    }
+
+    /// A start that must succeed.
+    pub(crate) fn started(args: &[&str], keep: Keep) -> Result<Self> {
+        match Self::start(args, keep)? {
+            Started::Running(tracer) => Ok(tracer),
+            Started::Refused(why) => bail!("the tracer did not start: {why}"),
+        }
+    }
+
+    fn refusal(&mut self) -> Result<Started> {
+        if self.child.try_wait()?.is_none() && self.lines.count() == 0 {
+            let _ = self.child.kill();
+        }
+        let status = self.wait_exit()?;
+        let stderr = self.stderr();
+        ensure!(
+            status.code() == Some(1) && self.lines.count() == 0,
+            "{status} without a start record; stderr: {stderr}; {:?}",
+            self.lines.bad()
+        );
+        ensure!(!stderr.trim().is_empty(), "exit 1 without a word");
+        Ok(Started::Refused(stderr.trim().to_owned()))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.stderr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The backend that the tracer chose for a capability.
+    pub(crate) fn backend_of(&self, capability: &str) -> Result<String> {
+        let lines = self.lines.all();
+        let Some(Record::Start(Start { coverage })) = lines.first().map(|line| &line.record) else {
+            bail!("the first line is not `start`");
+        };
+        let row = coverage.iter().find(|row| row.capability == capability);
+        let row = row.with_context(|| format!("no {capability} in {coverage:?}"))?;
+        ensure!(row.hook.is_some(), "no hook in {row:?}");
+        row.backend
+            .clone()
+            .with_context(|| format!("no backend in {row:?}"))
+    }
+
+    fn start_line(&self) -> Result<()> {
+        for capability in ["transitions", "connect_failure"] {
+            self.backend_of(capability)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("pid 0")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Sends the signal and reads the output to its end.
+    pub(crate) fn stop(mut self, signal: Signal) -> Result<Finished> {
+        self.signal(signal)?;
+        self.finish()
+    }
+
+    /// Waits for the end and reads the output to its end.
+    pub(crate) fn finish(&mut self) -> Result<Finished> {
+        let status = self.wait_exit()?;
+        Ok(Finished {
+            status,
+            lines: self.lines.clone(),
+            stderr: self.stderr(),
+        })
+    }
+
+    fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                bail!("the tracer does not end; stderr: {}", self.stderr());
+            }
+            thread::sleep(std::time::Duration::from_millis(2));
+        };
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is left of a tracer.
+pub(crate) struct Finished {
+    pub status: ExitStatus,
+    pub lines: Arc<Lines>,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The last line.
+    pub(crate) fn stop_record(&self) -> Result<Stop> {
+        match self.lines.all().last().map(|line| &line.record) {
+            Some(Record::Stop(stop)) => Ok(stop.clone()),
+            last => bail!(
+                "the last line is not `stop` but {last:?}; stderr: {}",
+                self.stderr
+            ),
+        }
+    }
+
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        let lines = self.lines.all();
+        let losses = lines.iter().filter_map(|line| match &line.record {
+            Record::Loss(loss) => Some(loss.clone()),
+            _ => None,
+        });
+        losses.collect()
+    }
+
+    /// How much the loss lines say was lost at this place.
+    pub(crate) fn lost_at(&self, place: &str) -> u64 {
+        let losses = self.losses();
+        let losses = losses.iter().filter(|loss| loss.place == place);
+        losses.map(|loss| loss.events).sum()
+    }
+
+    /// Every line was readable, numbered without a gap and counted.
+    pub(crate) fn check_totals(&self) -> Result<Stop> {
+        let bad = self.lines.bad();
+        ensure!(bad.is_empty(), "{} bad lines, first {}", bad.len(), bad[0]);
+        let stop = self.stop_record()?;
+        ensure!(
+            stop.lines == self.lines.count(),
+            "stop says {} lines, {} came",
+            stop.lines,
+            self.lines.count()
+        );
+        // A full table costs owners, not lines.
+        let lost = self.lost_at("ring") + self.lost_at("output");
+        ensure!(
+            stop.lost == lost,
+            "stop says {} lost, the loss lines {lost}",
+            stop.lost
+        );
+        let expected = if lost == 0 { 0 } else { 2 };
+        ensure!(
+            self.status.code() == Some(expected),
+            "{} with {lost} lost; stderr: {}",
+            self.status,
+            self.stderr
+        );
+        Ok(stop)
+    }
+}

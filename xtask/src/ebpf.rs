@@ -1,0 +1,180 @@
+//! The committed BPF object: builds it, byte for byte the same everywhere, and tells whether the
+//! committed one is what today's sources give.
+
+mod manifest;
+mod toolchain;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{run, say, target_directory, workspace};
+use manifest::Manifest;
+use toolchain::Toolchain;
+
+/// Where the object and its manifest are committed.
+const COMMITTED: &str = "tracer/bpf";
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Registers of kprobes are read as this architecture has them; everything else is the same for all.
+const KPROBE_ARCHITECTURE: &str = "x86_64";
+
+/// Builds the object and its manifest into the tree.
+pub(crate) fn build() -> Result<()> {
+    let toolchain = Toolchain::find()?;
+    let object = compile(&toolchain)?;
+    let directory = workspace().join(COMMITTED);
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("tracer.o"), &object)?;
+    let manifest = Manifest::of(&object)?;
+    manifest.write(&directory)?;
+    say(&format!(
+        "{COMMITTED}/tracer.o: {} bytes, SHA-256 {}",
+        object.len(),
+        manifest.object
+    ));
+    Ok(())
+}
+
+/// Rebuilds the object and compares it with the committed one, byte for byte.
+pub(crate) fn verify() -> Result<()> {
+    let directory = workspace().join(COMMITTED);
+    let committed = fs::read(directory.join("tracer.o")).context("the committed object")?;
+    Manifest::read(&directory)?.check(&committed)?;
+    let toolchain = match Toolchain::find() {
+        Ok(toolchain) => toolchain,
+        Err(error) => {
+            not_done("the committed BPF object was NOT rebuilt", &error);
+            say("its digests match today's sources, which the test of them also checks");
+            return Ok(());
+        }
+    };
+    let object = compile(&toolchain)?;
+    ensure!(
+        object == committed,
+        "{COMMITTED}/tracer.o differs from what today's sources give: run `cargo xtask build-ebpf` \
+         and commit it"
+    );
+    say(&format!(
+        "{COMMITTED}/tracer.o is what today's sources give"
+    ));
+    Ok(())
+}
+
+/// clippy on the kernel side.
+pub(crate) fn clippy() -> Result<()> {
+    let toolchain = match Toolchain::find() {
+        Ok(toolchain) => toolchain,
+        Err(error) => {
+            not_done("clippy did NOT run on the kernel side", &error);
+            return Ok(());
+        }
+    };
+    run(cargo(&toolchain, "clippy")?.args(["--", "-D", "warnings"]))
+}
+
+fn not_done(what: &str, why: &anyhow::Error) {
+    say("!".repeat(72).as_str());
+    say(&format!("{what}: {why:#}"));
+    say("!".repeat(72).as_str());
+}
+
+fn compile(toolchain: &Toolchain) -> Result<Vec<u8>> {
+    run(&mut cargo(toolchain, "build")?)?;
+    let built = target_dir().join(TARGET).join("ebpf/tracer-ebpf");
+    let stripped = target_dir().join("tracer.o");
+    // BTF stays; DWARF is ten times as large and nobody reads it.
+    run(toolchain
+        .objcopy()
+        .arg("--strip-debug")
+        .args([&built, &stripped]))?;
+    let object = fs::read(&stripped).with_context(|| format!("{}", stripped.display()))?;
+    for path in [workspace(), &toolchain.sysroot, &toolchain::cargo_home()?] {
+        ensure_absent(&object, path)?;
+    }
+    Ok(object)
+}
+
+/// A path of this machine in the object would make it differ from everybody else's.
+fn ensure_absent(object: &[u8], path: &Path) -> Result<()> {
+    let path = path.to_str().context("a path is not UTF-8")?.as_bytes();
+    if object.windows(path.len()).any(|window| window == path) {
+        bail!("the object contains a path of this machine, {path:?}: extend the remapping");
+    }
+    Ok(())
+}
+
+fn target_dir() -> PathBuf {
+    target_directory().join("ebpf")
+}
+
+fn cargo(toolchain: &Toolchain, subcommand: &str) -> Result<Command> {
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(workspace())
+        .arg(format!("+{}", toolchain.name))
+        .arg(subcommand)
+        .args(["--package", "tracer-ebpf", "--bin", "tracer-ebpf"])
+        .args(["--profile", "ebpf", "--target", TARGET])
+        .args(["-Z", "build-std=core", "--locked", "--target-dir"])
+        .arg(target_dir())
+        // Set below alone: flags from outside would change the object.
+        .env_remove("RUSTFLAGS")
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            rustflags(toolchain)?.join("\x1f"),
+        );
+    Ok(command)
+}
+
+/// Flags without the paths of this machine, for the manifest.
+const FLAGS: [&str; 1] = ["-Clink-arg=--btf"];
+
+fn rustflags(toolchain: &Toolchain) -> Result<Vec<String>> {
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = FLAGS.map(String::from).to_vec();
+    flags.extend([
+        format!("-Clinker={}", toolchain.linker.display()),
+        format!("--cfg=bpf_target_arch=\"{KPROBE_ARCHITECTURE}\""),
+        remap(workspace(), "/tracer"),
+        remap(&toolchain.sysroot, "/rust"),
+    ]);
+    // The directory of a registry is named after its host, which may be a mirror.
+    for registry in registries()? {
+        flags.push(remap(&registry, "/crates"));
+    }
+    Ok(flags)
+}
+
+/// Where cargo unpacks the packages of each registry.
+fn registries() -> Result<Vec<PathBuf>> {
+    run(Command::new("cargo")
+        .current_dir(workspace())
+        .args(["fetch", "--locked", "--quiet"]))?;
+    let sources = toolchain::cargo_home()?.join("registry/src");
+    let entries = fs::read_dir(&sources).with_context(|| format!("{}", sources.display()))?;
+    let mut registries = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    registries.sort();
+    Ok(registries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stale object can never pass: whoever changes the sources must rebuild it.
+    #[test]
+    fn the_committed_object_is_of_todays_sources() {
+        let directory = workspace().join(COMMITTED);
+        let object = fs::read(directory.join("tracer.o")).unwrap();
+        let manifest = Manifest::read(&directory).unwrap();
+        manifest.check(&object).unwrap();
+    }
+}

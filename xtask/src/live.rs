@@ -1,0 +1,138 @@
+//! The live tests: what to build for them, which of them to run, and their run on this machine.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cargo,
+    process::{as_root, say, target_directory},
+    report::Report,
+};
+
+/// Which live tests run, and how.
+#[derive(clap::Args)]
+pub(crate) struct Selection {
+    /// Only the trials of this backend: auto, fexit, kprobe, tracepoint or tool
+    #[arg(long, value_name = "B")]
+    backend: Option<String>,
+    /// Run this program instead of building the live tests
+    #[arg(long, value_name = "PROGRAM")]
+    live_test: Option<PathBuf>,
+    /// Filter and options for the live tests
+    #[arg(last = true, value_name = "LIVE-TEST-FILTERS")]
+    filters: Vec<String>,
+}
+
+pub(crate) struct Programs {
+    pub(crate) tracer: PathBuf,
+    pub(crate) live_test: PathBuf,
+}
+
+/// Builds the tracer and its live tests.
+pub(crate) fn build() -> Result<Programs> {
+    Ok(Programs {
+        tracer: cargo::tracer()?,
+        live_test: cargo::live_test()?,
+    })
+}
+
+impl Selection {
+    pub(crate) fn build(&self) -> Result<Programs> {
+        match &self.live_test {
+            None => build(),
+            Some(program) if !program.is_file() => {
+                bail!("--live-test {}: there is no such file", program.display())
+            }
+            Some(program) => Ok(Programs {
+                tracer: cargo::tracer()?,
+                live_test: program.clone(),
+            }),
+        }
+    }
+
+    /// The arguments of the live tests.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut arguments = all_trials();
+        let Some(backend) = &self.backend else {
+            arguments.extend(self.filters.iter().cloned());
+            return arguments;
+        };
+        // A filter is a part of the name, so a backend and a scenario make one: `kprobe::refused`.
+        let (options, scenarios): (Vec<_>, Vec<_>) = self
+            .filters
+            .iter()
+            .partition(|filter| filter.starts_with('-'));
+        arguments.extend(options.into_iter().cloned());
+        match scenarios.as_slice() {
+            [] => arguments.push(format!("{backend}::")),
+            _ => arguments.extend(
+                scenarios
+                    .iter()
+                    .map(|scenario| format!("{backend}::{scenario}")),
+            ),
+        }
+        arguments
+    }
+}
+
+/// One at a time, as trials look at what the whole system does; no colours, as logs are files.
+pub(crate) fn all_trials() -> Vec<String> {
+    ["--test-threads=1", "--color=never"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Runs every trial on this machine's own kernel, as root.
+pub(crate) fn run_natively(programs: &Programs) -> Result<Report> {
+    let directory = target_directory().join("vm").join("native");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let file = directory.join("report.jsonl");
+    fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    say("running the live tests on this machine's kernel");
+    let variables = [
+        ("TRACER_BIN", programs.tracer.as_os_str()),
+        ("TRACER_LIVE_REPORT", file.as_os_str()),
+    ];
+    let status = as_root(&programs.live_test, &variables)?
+        .args(all_trials())
+        .status()
+        .with_context(|| format!("cannot start {}", programs.live_test.display()))?;
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    Ok(Report::native(
+        &format!("native {release}"),
+        &file,
+        status.code(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Selection;
+
+    fn arguments(backend: Option<&str>, filters: &[&str]) -> Vec<String> {
+        let filters = filters.iter().map(ToString::to_string).collect();
+        Selection {
+            backend: backend.map(str::to_owned),
+            live_test: None,
+            filters,
+        }
+        .arguments()[2..]
+            .to_vec()
+    }
+
+    #[test]
+    fn backend_and_scenario_become_one_filter() {
+        assert!(arguments(None, &[]).is_empty());
+        assert_eq!(arguments(None, &["refused"]), ["refused"]);
+        assert_eq!(arguments(Some("kprobe"), &[]), ["kprobe::"]);
+        assert_eq!(
+            arguments(Some("kprobe"), &["--list", "refused"]),
+            ["--list", "kprobe::refused"]
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! Everything of this project that would otherwise be a shell script: one file per subcommand.
+
+mod cargo;
+mod ebpf;
+mod live;
+mod prerequisites;
+mod process;
+mod report;
+mod run;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, runs and tests tracer")]
+enum Command {
+    /// Build tracer and run it as root
+    Run(run::Options),
+    /// Run every test: pure, live on this machine, live in VMs; installs what it needs
+    Test(test::Options),
+    /// Rebuild the committed BPF object with the pinned toolchain
+    BuildEbpf,
+    /// Rebuild the BPF object and compare it with the committed one
+    VerifyEbpf,
+    /// Run clippy on the kernel side
+    ClippyEbpf,
+    /// Run the live tests in VMs with other kernels
+    Vm(vm::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Run(options) => run::run(options),
+        Command::Test(options) => test::run(&options),
+        Command::BuildEbpf => ebpf::build(),
+        Command::VerifyEbpf => ebpf::verify(),
+        Command::ClippyEbpf => ebpf::clippy(),
+        Command::Vm(options) => vm::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            process::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `cargo xtask test`: every test there is, on this machine and in the VMs.
+
+use std::time::Instant;
+
+use anyhow::{Error, Result};
+
+use crate::{
+    cargo,
+    live::{self, Programs},
+    prerequisites,
+    process::say,
+    report::{self, Report},
+    vm::Machine,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the VM matrix
+    #[arg(long)]
+    no_vm: bool,
+    /// Install nothing; tests of programs that are missing are skipped
+    #[arg(long)]
+    skip_install: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    if !options.skip_install {
+        prerequisites::install(options.vms())?;
+    }
+    let mut reports = Vec::new();
+    if let Err(error) = cargo::pure_tests() {
+        reports.push(problem("pure tests", &error));
+    }
+    match live::build() {
+        Ok(programs) => reports.extend(options.live_tests(&programs)),
+        Err(error) => reports.push(problem("live tests", &error)),
+    }
+    let seconds = start.elapsed().as_secs();
+    say(&format!("all tests took {seconds} s"));
+    report::conclude(&reports, options.vms() && options.machine.is_complete())
+}
+
+impl Options {
+    fn vms(&self) -> bool {
+        !self.no_vm
+    }
+
+    fn live_tests(&self, programs: &Programs) -> Vec<Report> {
+        let native = live::run_natively(programs);
+        let mut reports = vec![native.unwrap_or_else(|error| problem("native", &error))];
+        if self.vms() {
+            match self.machine.matrix(programs) {
+                Ok(vms) => reports.extend(vms),
+                Err(error) => reports.push(problem("VMs", &error)),
+            }
+        }
+        reports
+    }
+}
+
+fn problem(name: &str, error: &Error) -> Report {
+    Report::problem(name, format!("{error:#}"))
+}
