@@ -20,6 +20,14 @@ impl Clock {
         }
     }
 
+    /// For tests: the distances of one's choice, in nanoseconds.
+    pub fn fixed(monotonic: i64, boot: i64) -> Self {
+        Self {
+            monotonic: monotonic.into(),
+            boot: boot.into(),
+        }
+    }
+
     /// Time of day of a `CLOCK_MONOTONIC` instant.
     pub fn monotonic(&self, ns: u64) -> Timestamp {
         timestamp(i128::from(ns) + self.monotonic)

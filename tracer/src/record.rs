@@ -219,7 +219,7 @@ pub struct Stop {
     pub lines: u64,
     /// Events that the kernel side reported.
     pub events: u64,
-    /// Events that could not be reported or read.
+    /// The sum of all `loss` lines.
     pub lost: u64,
     /// Lines of type `connect_failed`.
     pub failures: u64,
@@ -230,9 +230,12 @@ pub struct Stop {
 pub enum Where {
     /// The ring buffer was full: events are missing.
     Ring,
+    /// The kernel skipped a run of a program, because one was running on that CPU already: events are
+    /// missing.
+    Program,
     /// A record was not understood.
     Output,
-    /// The kernel-side socket table was full: owners are missing.
+    /// The kernel-side socket table was full: the later lines of so many sockets lack their owner.
     Table,
 }
 

@@ -131,10 +131,7 @@ impl Stream {
 
     /// Says that `count` things were lost at `place`.
     pub fn loss(&mut self, count: u64, place: Where) {
-        // A full table costs owners, not events.
-        if place != Where::Table {
-            self.lost += count;
-        }
+        self.lost += count;
         let body = Loss {
             events: count,
             r#where: place,

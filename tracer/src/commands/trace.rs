@@ -15,7 +15,7 @@ use crate::{
     clock::Clock,
     config::Config,
     host::netns,
-    kernel::{facts::Facts, load, load::Loaded, tracefs},
+    kernel::{facts::Facts, load, load::Loaded, misses, tracefs},
     record::{Coverage, Refused, Start, Where},
     ring::Ring,
     sink::{Sink, Stdout},
@@ -68,19 +68,14 @@ async fn trace(release: &str, mut loaded: Loaded) -> Result<Outcome> {
     let mut stream = Stream::new();
     stream.start(&start(release, &loaded));
     let mut tracer = Tracer {
+        loaded: Some(loaded),
         ring,
+        misses: 0,
         stream,
         logger,
         sink: Stdout,
     };
-    let end = match tracer.flush() {
-        Ok(()) => tracer.run(signals).await,
-        Err(error) => Err(error),
-    };
-    // Detach first: what is in the ring then is all there will be.
-    drop(loaded);
-    let end = end.and_then(|()| tracer.finish());
-    match end {
+    match tracer.run(signals).await {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
         Err(error) => Err(error).context("standard output can't be written"),
         Ok(()) if tracer.stream.has_lost() => Ok(Outcome::Lossy),
@@ -113,6 +108,10 @@ fn start(release: &str, loaded: &Loaded) -> Start {
 }
 
 struct Tracer {
+    /// `None` once detached.
+    loaded: Option<Loaded>,
+    /// Skipped runs that have been reported.
+    misses: u64,
     ring: AsyncFd<Ring>,
     stream: Stream,
     logger: EbpfLogger<&'static dyn log::Log>,
@@ -120,8 +119,14 @@ struct Tracer {
 }
 
 impl Tracer {
-    /// Until a signal, or until the reader has gone.
-    async fn run(&mut self, mut signals: Signals) -> io::Result<()> {
+    async fn run(&mut self, signals: Signals) -> io::Result<()> {
+        self.flush()?;
+        self.stream(signals).await?;
+        self.finish()
+    }
+
+    /// Until a signal.
+    async fn stream(&mut self, mut signals: Signals) -> io::Result<()> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -157,13 +162,15 @@ impl Tracer {
         self.stream.set_clock(Clock::read());
         self.logger.flush();
         self.report_losses()?;
-        self.flush()
+        self.drain().map(drop)
     }
 
     fn report_losses(&mut self) -> io::Result<()> {
         let losses = self.ring.get_mut().losses().map_err(io::Error::other)?;
+        let missed = self.missed();
         for (count, place) in [
             (losses.ring, Where::Ring),
+            (missed, Where::Program),
             (losses.table, Where::Table),
             (losses.malformed, Where::Output),
         ] {
@@ -172,6 +179,13 @@ impl Tracer {
             }
         }
         Ok(())
+    }
+
+    /// Runs that were skipped since the last call.
+    fn missed(&mut self) -> u64 {
+        let Some(loaded) = &self.loaded else { return 0 };
+        let total = misses::count(&loaded.ebpf);
+        total.saturating_sub(std::mem::replace(&mut self.misses, total))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -184,6 +198,9 @@ impl Tracer {
     }
 
     fn finish(&mut self) -> io::Result<()> {
+        // The counters end with the programs. What is in the ring after them is all there will be.
+        self.report_losses()?;
+        self.loaded = None;
         while self.drain()? {}
         self.logger.flush();
         self.report_losses()?;

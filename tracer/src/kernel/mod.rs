@@ -4,5 +4,6 @@ pub mod btf;
 pub mod facts;
 pub mod layout;
 pub mod load;
+pub mod misses;
 pub mod plan;
 pub mod tracefs;

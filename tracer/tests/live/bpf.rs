@@ -1,6 +1,10 @@
 //! What a tracer has in the kernel.
 
-use std::{collections::BTreeSet, fs, mem::offset_of};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    mem::offset_of,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -13,16 +17,35 @@ const SOCKET: usize = size_of::<Socket>();
 
 /// Ids of the kernel objects that a process holds, by the name that `fdinfo` gives them.
 pub(crate) fn held(pid: u32, what: &str) -> Result<BTreeSet<u32>> {
-    let mut ids = BTreeSet::new();
+    let fields = fdinfo(pid)?.into_iter();
+    let ids = fields.filter_map(|fields| fields.get(what)?.parse().ok());
+    Ok(ids.collect())
+}
+
+/// How often the kernel left out a program because it was already running on that CPU, interrupted
+/// or preempted there: such an event is lost (`__bpf_trace_run`, kernel/trace/bpf_trace.c).
+pub(crate) fn skipped_runs(pid: u32) -> Result<usize> {
+    let programs: BTreeMap<String, usize> = fdinfo(pid)?
+        .into_iter()
+        .filter_map(|fields| {
+            let misses = fields.get("recursion_misses")?.parse().ok()?;
+            Some((fields.get("prog_id")?.clone(), misses))
+        })
+        .collect();
+    Ok(programs.values().sum())
+}
+
+/// What the kernel says of each descriptor of a process.
+fn fdinfo(pid: u32) -> Result<Vec<BTreeMap<String, String>>> {
+    let mut descriptors = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor may be closed between the listing and the look.
         let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         let fields = info.lines().filter_map(|line| line.split_once(':'));
-        for (_, id) in fields.filter(|(name, _)| *name == what) {
-            ids.insert(id.trim().parse()?);
-        }
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        descriptors.push(fields.collect());
     }
-    Ok(ids)
+    Ok(descriptors)
 }
 
 /// Ids of all programs that the kernel has.

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     actor::{Actor, Server},
+    bpf::skipped_runs,
     lines::{ConnectFailed, Line, Record, State},
     netns::{MARK_PORT, Netns},
     scenarios::Scenario,
@@ -91,25 +93,30 @@ impl Scene {
         let found_steps: Vec<_> = found.iter().map(State::step).collect();
         ensure!(
             found_steps == steps,
-            "expected {steps:?}, the tracer said {found_steps:?}"
+            "expected {steps:?}, the tracer said {found_steps:?}; {} runs skipped",
+            skipped_runs(self.tracer.pid())?
         );
         Ok(found)
     }
 
-    /// Waits for so many transitions that `select` picks; there may be no more.
+    /// Waits for so many transitions that `select` picks; there may be no more, and no fewer than the
+    /// kernel let the tracer see: whether those it did not are counted, the trial `stream` asks.
     pub(crate) fn expect_count(
         &self,
         select: impl Fn(&State) -> bool,
         count: usize,
     ) -> Result<Vec<State>> {
+        let mut skipped = 0;
         self.tracer.lines.wait(self.netns.inode, |lines| {
-            (states(lines, &select).len() >= count).then_some(())
+            skipped = skipped_runs(self.tracer.pid()).unwrap_or_default();
+            (states(lines, &select).len() + skipped >= count).then_some(())
         });
         let found = self.states(select)?;
         ensure!(
-            found.len() == count,
-            "{} transitions instead of {count}",
-            found.len()
+            found.len() <= count && found.len() + skipped >= count,
+            "{} transitions instead of {count}, {skipped} runs skipped; in all {:?}",
+            found.len(),
+            counts(&self.states(|_| true)?)
         );
         Ok(found)
     }
@@ -164,6 +171,18 @@ fn states(lines: &[Arc<Line>], select: &impl Fn(&State) -> bool) -> Vec<State> {
         _ => None,
     });
     states.collect()
+}
+
+/// How often each role went through each transition.
+pub(crate) fn counts(states: &[State]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for state in states {
+        let role = state.role.as_deref().unwrap_or("?");
+        *counts
+            .entry(format!("{role} {}", state.step()))
+            .or_default() += 1;
+    }
+    counts
 }
 
 fn is_mark(line: &Line) -> bool {

@@ -223,8 +223,7 @@ impl Finished {
             stop.lines,
             self.lines.count()
         );
-        // A full table costs owners, not lines.
-        let lost = self.lost_at("ring") + self.lost_at("output");
+        let lost: u64 = self.losses().iter().map(|loss| loss.events).sum();
         ensure!(
             stop.lost == lost,
             "stop says {} lost, the loss lines {lost}",

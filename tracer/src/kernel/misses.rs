@@ -1,0 +1,47 @@
+//! Runs of our programs that the kernel skipped.
+
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd, RawFd},
+};
+
+use aya::Ebpf;
+
+/// The kernel runs no program while the same one (tp_btf), or any one (kprobes, classic tracepoints), is
+/// running on that CPU: what a program does in task context hides what happens in a softirq that
+/// interrupts it (`__bpf_trace_run` and `trace_call_bpf`, kernel/trace/bpf_trace.c).
+///
+/// It counts those runs per program, in `fdinfo`, since 5.12; for classic tracepoints since 6.7. Where
+/// it does not, this is 0.
+pub fn count(ebpf: &Ebpf) -> u64 {
+    let descriptors = ebpf
+        .programs()
+        .filter_map(|(_, program)| program.fd().ok())
+        .map(|fd| fd.as_fd().as_raw_fd());
+    descriptors.filter_map(of_program).sum()
+}
+
+fn of_program(fd: RawFd) -> Option<u64> {
+    parse(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)
+}
+
+fn parse(fdinfo: &str) -> Option<u64> {
+    let line = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"));
+    line?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn reads_the_counter() {
+        assert_eq!(
+            parse("pos:\t0\nprog_type:\t26\nrecursion_misses:\t7\n"),
+            Some(7)
+        );
+        assert_eq!(parse("pos:\t0\nprog_type:\t26\n"), None);
+    }
+}
