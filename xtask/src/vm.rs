@@ -34,7 +34,12 @@ const CONSOLE_TAIL: usize = 60;
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Kernels of the matrix to boot: 5.10, 6.1, 6.12, newest [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "LIST",
+        conflicts_with = "kernel"
+    )]
     only: Vec<String>,
     #[command(flatten)]
     pub(crate) machine: Machine,
@@ -46,13 +51,13 @@ pub(crate) struct Options {
 #[derive(clap::Args)]
 pub(crate) struct Machine {
     /// Boot this kernel instead of Debian's (no apt needed)
-    #[arg(long, value_name = "VMLINUZ", conflicts_with = "only")]
+    #[arg(long, value_name = "VMLINUZ")]
     kernel: Option<PathBuf>,
     /// Modules of that kernel, such as /lib/modules/RELEASE
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
     /// Seconds after which a VM counts as hung
-    #[arg(long, default_value_t = 420, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     timeout: u64,
     /// VMs at a time
     #[arg(long, default_value_t = 2, value_name = "N")]

@@ -6,12 +6,17 @@ use anyhow::{Result, bail};
 
 use super::{Outcome, Report};
 
+/// How much of a reason the summary shows.
+const REASON_LENGTH: usize = 300;
+
 /// Prints the summary; an error when anything failed.
 ///
 /// With a `complete` matrix a trial that every kernel skipped is a failure too: a capability that
 /// no kernel exercised is one we know nothing about.
 pub(crate) fn conclude(reports: &[Report], complete: bool) -> Result<()> {
-    print_table(reports);
+    if trials(reports).next().is_some() {
+        print_table(reports);
+    }
     print_skips(reports);
     let mut failures = failures(reports);
     let unexercised = unexercised(reports);
@@ -81,21 +86,39 @@ fn cell(report: &Report, backend: &str) -> String {
     }
 }
 
-/// One line per reason, naming every trial skipped for it.
+/// One line per backend and reason, naming the trials skipped for it.
 fn print_skips(reports: &[Report]) {
-    let mut skips: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let mut skips: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();
     for (report, trial) in trials(reports).filter(|(_, trial)| trial.result == Outcome::Skipped) {
         let reason = trial.reason.as_deref().unwrap_or("no reason given");
-        skips
-            .entry((&report.name, reason))
-            .or_default()
-            .push(&trial.trial);
+        let trials = skips
+            .entry((&report.name, &trial.backend, reason))
+            .or_default();
+        trials.push(&trial.trial);
     }
     if !skips.is_empty() {
         println!("\nskipped:");
     }
-    for ((kernel, reason), trials) in skips {
-        println!("  {kernel}: {reason}: {}", join(trials));
+    for ((kernel, backend, reason), skipped) in skips {
+        let of_backend = trials(reports)
+            .filter(|(report, trial)| report.name == kernel && trial.backend == backend)
+            .count();
+        // A kernel without a backend skips dozens, whose names tell nothing.
+        let which = match skipped.len() {
+            1 => skipped.concat(),
+            all if all == of_backend => format!("all {all} of {backend}"),
+            _ => join(skipped),
+        };
+        println!("  {kernel}: {which}: {}", in_short(reason));
+    }
+}
+
+/// Of a reason that runs over pages, the start; all of it is in the logs.
+fn in_short(reason: &str) -> String {
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(REASON_LENGTH) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 
@@ -104,7 +127,7 @@ fn failures(reports: &[Report]) -> Vec<String> {
         .filter(|(_, trial)| trial.result == Outcome::Failed)
         .map(|(report, trial)| {
             let reason = trial.reason.as_deref().unwrap_or("see its log");
-            format!("{}: {}: {reason}", report.name, trial.trial)
+            format!("{}: {}: {}", report.name, trial.trial, in_short(reason))
         });
     let problems = reports.iter().filter_map(|report| {
         let problem = report.problem.as_ref()?;
@@ -156,6 +179,15 @@ mod tests {
             exit: None,
             problem: None,
         }
+    }
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        assert_eq!(in_short("a\n  b"), "a b");
+        assert_eq!(
+            in_short(&"ä".repeat(1000)).chars().count(),
+            REASON_LENGTH + 1
+        );
     }
 
     #[test]

@@ -231,22 +231,22 @@ mod tests {
     #[test]
     fn only_debian_main_mirrors_are_chosen() {
         let targets = "\
-DEP-11 main bookworm Debian http://mirror.test/debian/
-Packages main bookworm Debian http://mirror.test/debian/
-Packages main bookworm-security Debian http://mirror.test/debian-security/
-Packages contrib bookworm Debian http://contrib.test/debian/
-Packages main trixie Debian http://mirror.test/debian/
-Packages main bookworm Vendor https://vendor.test/apt/
-Packages $(COMPONENT) ./ $(ORIGIN) https://flat.test/apt/
-Packages main stable $(ORIGIN) https://new.test/apt/
+DEP-11 main bookworm Debian file:/mirror/debian/
+Packages main bookworm Debian file:/mirror/debian/
+Packages main bookworm-security Debian file:/mirror/debian-security/
+Packages contrib bookworm Debian file:/contrib/debian/
+Packages main trixie Debian file:/mirror/debian/
+Packages main bookworm Vendor file:/vendor/apt/
+Packages $(COMPONENT) ./ $(ORIGIN) file:/flat/apt/
+Packages main stable $(ORIGIN) file:/new/apt/
 ";
         assert_eq!(
             choose_mirrors(targets, "Debian"),
-            ["http://mirror.test/debian/"]
+            ["file:/mirror/debian/"]
         );
         assert_eq!(
             choose_mirrors(targets, "$(ORIGIN)"),
-            ["https://new.test/apt/"]
+            ["file:/new/apt/"]
         );
     }
 

@@ -1,7 +1,7 @@
 //! The kernels of the VM matrix: which ones, where they come from, where they are kept.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Kernel {
     pub(super) modules: Option<PathBuf>,
     /// Console log, initramfs and report of its runs.
     pub(super) directory: PathBuf,
+    /// Keeps other runs out of that directory for as long as this one lives.
+    _lock: File,
 }
 
 impl Kernel {
@@ -57,8 +59,10 @@ impl Kernel {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
+        let directory = cache().join(&name);
         Ok(Self {
-            directory: cache().join(&name),
+            _lock: lock(&directory)?,
+            directory,
             image: image.to_path_buf(),
             modules: modules.map(Path::to_path_buf),
             name,
@@ -81,12 +85,13 @@ pub(super) fn debian(only: &[String]) -> Result<Vec<Kernel>> {
 
 fn locate(series: &Series) -> Result<Kernel> {
     let directory = cache().join(series.name);
+    let lock = lock(&directory)?;
     let root = directory.join("root");
     if !root.is_dir() {
         download(series, &directory, &root)
             .with_context(|| format!("cannot get the {} kernel", series.name))?;
     }
-    unpacked(&directory, &root).with_context(|| {
+    unpacked(&directory, &root, lock).with_context(|| {
         format!(
             "{} is incomplete: delete it to download it again",
             directory.display()
@@ -117,7 +122,7 @@ fn download(series: &Series, directory: &Path, root: &Path) -> Result<()> {
     fs::remove_dir_all(&apt_root).context("cannot clean up")
 }
 
-fn unpacked(directory: &Path, root: &Path) -> Result<Kernel> {
+fn unpacked(directory: &Path, root: &Path, lock: File) -> Result<Kernel> {
     // Before usrmerge modules were below /lib.
     let modules = ["usr/lib/modules", "lib/modules"]
         .iter()
@@ -141,7 +146,23 @@ fn unpacked(directory: &Path, root: &Path) -> Result<Kernel> {
         image,
         modules: Some(modules),
         directory: directory.to_path_buf(),
+        _lock: lock,
     })
+}
+
+/// Takes the directory for this run, when another has it after that.
+fn lock(directory: &Path) -> Result<File> {
+    let cannot_lock = || format!("cannot lock {}", directory.display());
+    fs::create_dir_all(directory).with_context(cannot_lock)?;
+    let file = File::create(directory.join("lock")).with_context(cannot_lock)?;
+    if file.try_lock().is_err() {
+        say(&format!(
+            "waiting for another run that uses {}",
+            directory.display()
+        ));
+        file.lock().with_context(cannot_lock)?;
+    }
+    Ok(file)
 }
 
 fn only_entry(directory: &Path) -> Option<PathBuf> {
