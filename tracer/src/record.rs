@@ -24,6 +24,7 @@ pub trait Body: Serialize {
 
 /// One line.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{B}Line")]
 pub struct Line<'a, B: Body> {
     /// Version of the schema.
     pub v: u32,
@@ -254,7 +255,7 @@ body! {
     Stop = "stop"
 }
 
-/// Any line, for the schema.
+/// One line of tracer's output. Ignore fields that are not described here: more may come.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "names the line types for the schema; never built")]
@@ -270,7 +271,7 @@ enum AnyLine {
 /// The JSON Schema of a line, made from the types above.
 pub fn schema() -> Schema {
     let mut schema = schemars::schema_for!(AnyLine);
-    schema.insert("title".into(), "A line of tracer's output".into());
+    schema.insert("title".into(), "tracer".into());
     schema
 }
 

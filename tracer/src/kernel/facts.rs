@@ -1,6 +1,6 @@
 //! What the running kernel is and allows, read before anything is loaded.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use rustix::{
     system::uname,
@@ -54,6 +54,9 @@ const FUNCTIONS: [&str; 4] = [
 /// 5.12).
 const SOCKET_COOKIE: &str = "bpf_get_socket_ptr_cookie";
 
+/// The way in which kprobes are attached (since 4.17, with CONFIG_KPROBE_EVENTS).
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
+
 impl Facts {
     pub fn read() -> Result<Self, Unfit> {
         check_privilege()?;
@@ -105,6 +108,10 @@ impl plan::Facts for Facts {
 
     fn has_tracefs(&self) -> bool {
         tracefs::path().is_some()
+    }
+
+    fn has_kprobes(&self) -> bool {
+        Path::new(KPROBE_PMU).exists()
     }
 
     fn architecture(&self) -> &str {

@@ -68,8 +68,8 @@ pub enum Need {
     /// A function with this many arguments: an fexit program finds the result behind them.
     Function(&'static str, u32),
     Tracepoint(&'static str, &'static str),
-    /// The committed object reads kprobe registers as x86-64 has them.
-    X86,
+    /// kprobes, on x86-64: the committed object reads registers as that has them.
+    Kprobes,
 }
 
 /// What is known of the running kernel without loading anything.
@@ -78,6 +78,7 @@ pub trait Facts {
     fn arguments(&self, function: &str) -> Result<u32, String>;
     fn has_tracepoint(&self, category: &str, name: &str) -> bool;
     fn has_tracefs(&self) -> bool;
+    fn has_kprobes(&self) -> bool;
     fn architecture(&self) -> &str;
 }
 
@@ -119,7 +120,7 @@ const CONNECT_FAILURE: &[Candidate] = &[
         hook: HASH,
         rungs: &[Rung::Kprobe],
         needs: &[
-            Need::X86,
+            Need::Kprobes,
             CONNECT_FUNCTIONS[0],
             CONNECT_FUNCTIONS[1],
             CONNECT_FUNCTIONS[2],
@@ -267,11 +268,14 @@ fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
         Need::Tracepoint(category, name) if !facts.has_tracepoint(category, name) => {
             Err(format!("this kernel has no tracepoint {category}:{name}"))
         }
-        Need::X86 if facts.architecture() != "x86_64" => Err(format!(
+        Need::Kprobes if facts.architecture() != "x86_64" => Err(format!(
             "kprobes are supported on x86_64 only, this is {}",
             facts.architecture()
         )),
-        Need::Tracepoint(..) | Need::X86 => Ok(()),
+        Need::Kprobes if !facts.has_kprobes() => {
+            Err("this kernel is built without kprobes (CONFIG_KPROBE_EVENTS)".into())
+        }
+        Need::Tracepoint(..) | Need::Kprobes => Ok(()),
     }
 }
 
@@ -309,6 +313,9 @@ mod tests {
         }
         fn has_tracefs(&self) -> bool {
             !self.without.contains(&"tracefs")
+        }
+        fn has_kprobes(&self) -> bool {
+            !self.without.contains(&"kprobes")
         }
         fn architecture(&self) -> &str {
             self.architecture
@@ -388,6 +395,22 @@ mod tests {
                 .ends_with("this is aarch64")
         );
         assert_eq!(refusals[0].1, None);
+    }
+
+    #[test]
+    fn a_kernel_without_kprobes_is_told_apart() {
+        let facts = Fake {
+            without: vec!["kprobes"],
+            ..Fake::default()
+        };
+        let refusals = refusals(connect_failure(), &facts);
+        assert!(
+            refusals[1]
+                .1
+                .as_deref()
+                .unwrap()
+                .contains("without kprobes")
+        );
     }
 
     #[test]

@@ -240,14 +240,8 @@ Packages main bookworm Vendor file:/vendor/apt/
 Packages $(COMPONENT) ./ $(ORIGIN) file:/flat/apt/
 Packages main stable $(ORIGIN) file:/new/apt/
 ";
-        assert_eq!(
-            choose_mirrors(targets, "Debian"),
-            ["file:/mirror/debian/"]
-        );
-        assert_eq!(
-            choose_mirrors(targets, "$(ORIGIN)"),
-            ["file:/new/apt/"]
-        );
+        assert_eq!(choose_mirrors(targets, "Debian"), ["file:/mirror/debian/"]);
+        assert_eq!(choose_mirrors(targets, "$(ORIGIN)"), ["file:/new/apt/"]);
     }
 
     #[test]
