@@ -43,11 +43,6 @@ globals! {
     IO_KIOCB_FILE: u32 = 0;
     IO_KIOCB_OPCODE: u32 = 0;
 
-    /// Fields of the record of tracepoint sock:inet_sock_set_state, from its `format`.
-    STATE_SKADDR: u32 = 0;
-    STATE_OLDSTATE: u32 = 0;
-    STATE_NEWSTATE: u32 = 0;
-    STATE_PROTOCOL: u32 = 0;
     /// Fields of the record of tracepoint io_uring:io_uring_complete, from its `format`.
     COMPLETE_REQ: u32 = 0;
     COMPLETE_RES: u32 = 0;

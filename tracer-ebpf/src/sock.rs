@@ -49,7 +49,7 @@ impl Reader for Typed {
     }
 }
 
-/// For plain addresses: kprobes and classic tracepoints.
+/// For plain addresses: kprobes, raw and classic tracepoints.
 #[derive(Clone, Copy)]
 pub(crate) struct Probe;
 

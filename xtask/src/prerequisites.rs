@@ -34,7 +34,7 @@ const PREREQUISITES: [Prerequisite; 3] = [
     Prerequisite {
         command: "nginx",
         package: "nginx",
-        purpose: "is the real server of the live tests",
+        purpose: "is the real server of the live tests; where systemd runs, Debian also starts it on port 80",
         avoid: "--skip-install, which skips its tests",
         for_vm: false,
     },

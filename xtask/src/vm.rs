@@ -113,7 +113,7 @@ impl Machine {
     pub(crate) fn matrix(&self, programs: &live::Programs) -> Result<Vec<Report>> {
         self.check()?;
         let kernels = self.kernels(&[])?;
-        self.boot_all(&kernels, &Guest::new(programs, live::all_trials())?)
+        self.boot_all(&kernels, &Guest::new(programs, live::vm_trials())?)
     }
 
     /// Whether all of Debian's kernels are booted.

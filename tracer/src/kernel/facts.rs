@@ -121,13 +121,8 @@ impl plan::Facts for Facts {
 
 /// Fields of tracepoint records, as far as this kernel has them.
 fn record_fields() -> Vec<Global> {
-    const STATE: (&str, &str) = ("sock", "inet_sock_set_state");
     const COMPLETE: (&str, &str) = ("io_uring", "io_uring_complete");
     [
-        ("STATE_SKADDR", STATE, "skaddr"),
-        ("STATE_OLDSTATE", STATE, "oldstate"),
-        ("STATE_NEWSTATE", STATE, "newstate"),
-        ("STATE_PROTOCOL", STATE, "protocol"),
         ("COMPLETE_REQ", COMPLETE, "req"),
         ("COMPLETE_RES", COMPLETE, "res"),
     ]

@@ -3,7 +3,7 @@
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError, TracePoint},
+    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
 };
 use thiserror::Error;
 
@@ -149,6 +149,7 @@ pub fn name(backend: Backend) -> &'static str {
         Backend::TpBtf => "tp_btf",
         Backend::Fexit => "fexit",
         Backend::Kprobe => "kprobe",
+        Backend::RawTracepoint => "raw_tracepoint",
         Backend::Tracepoint => "tracepoint",
     }
 }
@@ -231,6 +232,11 @@ impl Loader<'_> {
                 program.load(function, self.btf)?;
                 program.attach()?;
             }
+            Target::RawTracepoint(name) => {
+                let program: &mut RawTracePoint = loaded.try_into()?;
+                program.load()?;
+                program.attach(name)?;
+            }
             Target::Kprobe(function) => {
                 let program: &mut KProbe = loaded.try_into()?;
                 if fresh {
@@ -254,6 +260,7 @@ impl Loader<'_> {
         let result = match self.ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => program.unload(),
             Some(Program::FExit(program)) => program.unload(),
+            Some(Program::RawTracePoint(program)) => program.unload(),
             Some(Program::KProbe(program)) => program.unload(),
             Some(Program::TracePoint(program)) => program.unload(),
             _ => Ok(()),
@@ -266,7 +273,10 @@ impl Loader<'_> {
 
 fn target_name(target: Target) -> String {
     match target {
-        Target::TpBtf(name) | Target::Fexit(name) | Target::Kprobe(name) => name.into(),
+        Target::TpBtf(name)
+        | Target::Fexit(name)
+        | Target::RawTracepoint(name)
+        | Target::Kprobe(name) => name.into(),
         Target::Tracepoint(category, name) => format!("{category}:{name}"),
     }
 }

@@ -7,12 +7,12 @@ use std::{
 
 use aya::Ebpf;
 
-/// The kernel runs no program while the same one (tp_btf), or any one (kprobes, classic tracepoints), is
-/// running on that CPU: what a program does in task context hides what happens in a softirq that
-/// interrupts it (`__bpf_trace_run` and `trace_call_bpf`, kernel/trace/bpf_trace.c).
+/// The kernel runs no program while the same one (tp_btf, raw tracepoints, fexit), or any one (kprobes,
+/// classic tracepoints), is running on that CPU: what a program does in task context hides what happens
+/// in a softirq that interrupts it (`__bpf_trace_run` and `trace_call_bpf`, kernel/trace/bpf_trace.c).
 ///
-/// It counts those runs per program, in `fdinfo`, since 5.12; for classic tracepoints since 6.7. Where
-/// it does not, this is 0.
+/// It counts those runs per program, in `fdinfo`, since 5.12; for kprobes and classic tracepoints since
+/// 6.7. Where it does not, this is 0.
 pub fn count(ebpf: &Ebpf) -> u64 {
     let descriptors = ebpf
         .programs()

@@ -19,6 +19,7 @@ pub enum Backend {
     TpBtf,
     Fexit,
     Kprobe,
+    RawTracepoint,
     Tracepoint,
 }
 
@@ -27,9 +28,9 @@ pub enum Backend {
 pub enum Rung {
     /// BTF-typed programs: tp_btf and fexit.
     Fexit,
-    /// kprobes, and classic tracepoints.
+    /// kprobes, and a raw tracepoint.
     Kprobe,
-    /// Classic tracepoints only.
+    /// Tracepoints only, raw and classic.
     Tracepoint,
 }
 
@@ -44,6 +45,7 @@ pub struct Program {
 pub enum Target {
     TpBtf(&'static str),
     Fexit(&'static str),
+    RawTracepoint(&'static str),
     /// Also a kretprobe: the program's own section decides.
     Kprobe(&'static str),
     Tracepoint(&'static str, &'static str),
@@ -180,11 +182,11 @@ const TRANSITIONS: &[Candidate] = &[
     },
     Candidate {
         capability: Capability::Transitions,
-        backend: Backend::Tracepoint,
+        backend: Backend::RawTracepoint,
         hook: STATE,
         rungs: &[Rung::Kprobe, Rung::Tracepoint],
-        needs: &[Need::Tracepoint("sock", STATE)],
-        programs: &[program("state_tp", Target::Tracepoint("sock", STATE))],
+        needs: &[],
+        programs: &[program("state_raw", Target::RawTracepoint(STATE))],
     },
 ];
 
@@ -195,10 +197,7 @@ const TRANSITIONS_AND_FAILURES: &[Candidate] = &[
         ..TRANSITIONS[0].shallow()
     },
     Candidate {
-        programs: &[program(
-            "state_tp_failures",
-            Target::Tracepoint("sock", STATE),
-        )],
+        programs: &[program("state_raw_failures", Target::RawTracepoint(STATE))],
         ..TRANSITIONS[1].shallow()
     },
 ];
@@ -341,7 +340,7 @@ mod tests {
         );
         assert_eq!(
             refusals(transitions(false), &Fake::default()),
-            [(Backend::TpBtf, None), (Backend::Tracepoint, None)]
+            [(Backend::TpBtf, None), (Backend::RawTracepoint, None)]
         );
     }
 
@@ -370,13 +369,15 @@ mod tests {
     }
 
     #[test]
-    fn without_tracefs_only_typed_hooks_remain() {
+    fn without_tracefs_transitions_remain() {
         let facts = Fake {
             without: vec!["tracefs"],
             ..Fake::default()
         };
-        assert_eq!(refusals(transitions(false), &facts)[0].1, None);
-        let reason = refusals(transitions(false), &facts)[1].1.clone();
+        for (backend, refusal) in refusals(transitions(false), &facts) {
+            assert_eq!(refusal, None, "{backend:?}");
+        }
+        let reason = refusals(connect_failure(), &facts)[2].1.clone();
         assert!(reason.unwrap().contains("mount -t tracefs"));
     }
 
@@ -417,8 +418,12 @@ mod tests {
     fn a_forced_rung_hides_the_others() {
         for (rung, failure, transition) in [
             (Rung::Fexit, Backend::Fexit, Backend::TpBtf),
-            (Rung::Kprobe, Backend::Kprobe, Backend::Tracepoint),
-            (Rung::Tracepoint, Backend::Tracepoint, Backend::Tracepoint),
+            (Rung::Kprobe, Backend::Kprobe, Backend::RawTracepoint),
+            (
+                Rung::Tracepoint,
+                Backend::Tracepoint,
+                Backend::RawTracepoint,
+            ),
         ] {
             let only = |candidates| {
                 let choices = choose(candidates, &Fake::default(), Some(rung));

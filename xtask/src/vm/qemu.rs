@@ -10,10 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Everything that software emulation can do, but cmpxchg16b: QEMU 7.2 computes EFLAGS from stale
-/// state there (its helper reads a `cc_op` that was not written back), and the slab allocator of
-/// Linux 6.5 and later lives by that instruction. With it, 8 of 30 boots of Linux 6.12 died of
-/// random oopses; without it, none of 50.
+/// Everything that software emulation can do, but cmpxchg16b: with QEMU 7.2, 8 of 30 boots of Linux
+/// 6.12 died of random oopses, several with operand bits in EFLAGS just behind that instruction, which
+/// the slab allocator uses there; without it, none of 50. `la57=off` does not help.
 const CPU: &str = "max,cx16=off";
 
 /// A panic or an oops ends the VM at once (`-no-reboot` makes of the reboot an exit).

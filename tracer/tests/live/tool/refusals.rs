@@ -8,12 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::Signal;
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    process::Signal,
+    thread::{UnshareFlags, unshare_unsafe},
+};
 
 use super::{Test, test};
 use crate::{
     lines::{Keep, Record, Start},
-    report::skip,
     tracer::{Started, Tracer, binary},
 };
 
@@ -23,6 +26,7 @@ pub(super) const ALL: &[Test] = &[
     test("unknown_backend", unknown_backend),
     test("bad_sizes", bad_sizes),
     test("impossible_backend", impossible_backend),
+    test("no_btf", no_btf),
     test("check", check),
 ];
 
@@ -113,21 +117,42 @@ fn bad_sizes() -> Result<()> {
     Ok(())
 }
 
-/// Each backend that this kernel does not have is refused with the kernel's reason.
+/// Each backend that this kernel does not have is refused with the kernel's reason; one is taken from it.
 fn impossible_backend() -> Result<()> {
-    let mut impossible = 0;
     for backend in ["fexit", "kprobe", "tracepoint"] {
         let Started::Refused(said) = Tracer::start(&["--backend", backend], Keep::All)? else {
             continue;
         };
-        impossible += 1;
         let words = said.split_whitespace().count();
         ensure!(said.contains(backend) && words >= 6, "no reason: {said}");
     }
-    if impossible == 0 {
-        return skip("every backend works on this kernel");
-    }
+    let said = hiding("/sys/bus/event_source/devices", &["--backend", "kprobe"])?;
+    ensure!(said.contains("without kprobes"), "{said}");
     Ok(())
+}
+
+fn no_btf() -> Result<()> {
+    let said = hiding("/sys/kernel/btf", &[])?;
+    ensure!(said.contains("CONFIG_DEBUG_INFO_BTF"), "{said}");
+    Ok(())
+}
+
+/// What the tracer says where a directory of this kernel is empty: it has a mount namespace of its own,
+/// in which something else covers it.
+fn hiding(directory: &'static str, arguments: &[&str]) -> Result<String> {
+    let cover = move || {
+        // SAFETY: the process is about to become another program; it has one thread.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private)?;
+        mount("tmpfs", directory, "tmpfs", MountFlags::empty(), None)?;
+        Ok(())
+    };
+    let mut command = Command::new(binary());
+    command.args(arguments);
+    // SAFETY: system calls only, on constant strings: nothing that another thread's locks could hold up.
+    unsafe { command.pre_exec(cover) };
+    refused(&command.output()?)
 }
 
 /// `tracer check` names what a run then uses.
