@@ -1,9 +1,9 @@
 //! What the tracer printed, read as it comes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::BufRead,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -54,11 +54,14 @@ pub(crate) struct Start {
     pub coverage: Vec<Coverage>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Coverage {
     pub capability: String,
     pub hook: Option<String>,
     pub backend: Option<String>,
+    /// What this hook does not see on this kernel.
+    #[serde(default)]
+    pub limits: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -133,6 +136,36 @@ pub(crate) struct Stop {
     pub failures: u64,
 }
 
+/// The namespaces whose lines stay in memory: ours. What else the machine does may be a flood.
+static WATCHED: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+
+pub(crate) fn watch(netns: u64) {
+    watched().insert(netns);
+}
+
+fn watched() -> MutexGuard<'static, HashSet<u64>> {
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many lines came, kept or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub lines: u64,
+    /// Those that each stand for an event.
+    pub events: u64,
+    pub failures: u64,
+}
+
+impl Counts {
+    fn add(&mut self, record: &Record) {
+        self.events += u64::from(matches!(
+            record,
+            Record::State(_) | Record::ConnectFailed(_)
+        ));
+        self.failures += u64::from(matches!(record, Record::ConnectFailed(_)));
+    }
+}
+
 /// Which lines stay in memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -145,8 +178,7 @@ pub(crate) enum Keep {
 struct Inner {
     all: Vec<Arc<Line>>,
     by_netns: HashMap<u64, Vec<Arc<Line>>>,
-    /// Lines read, kept or not.
-    count: u64,
+    counts: Counts,
     /// Lines that are not what they should be, with the reason.
     bad: Vec<String>,
     ended: bool,
@@ -172,7 +204,7 @@ impl Lines {
             let Ok(raw) = raw else { break };
             drop(self.pause());
             if keep == Keep::Rare && raw.contains(r#""type":"state""#) {
-                self.lock().count += 1;
+                self.lock().counts.lines += 1;
             } else {
                 self.add(raw);
             }
@@ -185,15 +217,19 @@ impl Lines {
         let arrived = Instant::now();
         let parsed = parse(&raw);
         let mut inner = self.lock();
-        let expected = inner.count;
-        inner.count += 1;
+        let expected = inner.counts.lines;
+        inner.counts.lines += 1;
         match parsed {
             Err(error) => inner.bad.push(format!("{error}: {raw}")),
             Ok((seq, _)) if seq != expected => {
                 inner.bad.push(format!("seq is not {expected}: {raw}"));
             }
             Ok((_, record)) => {
+                inner.counts.add(&record);
                 let netns = record.netns();
+                if netns != NO_NETNS && !watched().contains(&netns) {
+                    return;
+                }
                 let line = Arc::new(Line {
                     raw,
                     arrived,
@@ -244,8 +280,8 @@ impl Lines {
         self.lock().all.clone()
     }
 
-    pub(crate) fn count(&self) -> u64 {
-        self.lock().count
+    pub(crate) fn counts(&self) -> Counts {
+        self.lock().counts
     }
 
     pub(crate) fn bad(&self) -> Vec<String> {

@@ -16,6 +16,8 @@ use rustix::{
 };
 use socket2::{Domain, Socket, Type};
 
+use crate::lines;
+
 /// The destination of [`Netns::mark`]: nobody listens there, and no scenario connects to it.
 pub(crate) const MARK_PORT: u16 = 1;
 /// Bound explicitly, so that a mark works when no port is free.
@@ -38,6 +40,7 @@ impl Netns {
             open("/proc/thread-self/ns/net")
         })?;
         let inode = rustix::fs::fstat(&fd)?.st_ino;
+        lines::watch(inode);
         let netns = Self { fd, inode };
         netns.sysctl("ipv4/tcp_syn_retries", "1")?;
         Ok(netns)

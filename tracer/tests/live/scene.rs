@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     actor::{Actor, Server},
     bpf::skipped_runs,
-    lines::{ConnectFailed, Line, Record, State},
+    lines::{ConnectFailed, Coverage, Line, Record, State},
     netns::{MARK_PORT, Netns},
     scenarios::Scenario,
     shared::{self, Backend},
@@ -21,6 +21,9 @@ use crate::{
 
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// Most servers here accept late or never: all connections of a scenario have room.
+const BACKLOG: i32 = 1024;
 
 pub(crate) struct Scene {
     pub tracer: Arc<Tracer>,
@@ -62,7 +65,7 @@ impl Scene {
 
     /// A process that listens.
     pub(crate) fn server(&self, ip: IpAddr, port: u16) -> Result<Server> {
-        Server::listen(self.actor("server")?, SocketAddr::new(ip, port), 128)
+        Server::listen(self.actor("server")?, SocketAddr::new(ip, port), BACKLOG)
     }
 
     /// A listener whose accept queue is full: it leaves every further SYN without an answer.
@@ -74,9 +77,9 @@ impl Scene {
         Ok((server, filler))
     }
 
-    /// How this tracer sees failing connects: `fexit`, `kprobe` or `tracepoint`.
-    pub(crate) fn failure_backend(&self) -> Result<String> {
-        self.tracer.backend_of("connect_failure")
+    /// How this tracer sees failing connects.
+    pub(crate) fn failure_coverage(&self) -> Result<Coverage> {
+        self.tracer.coverage("connect_failure")
     }
 
     /// Waits until the transitions that `select` picks are exactly these.

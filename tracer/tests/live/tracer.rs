@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lines::{Keep, Lines, Loss, NO_NETNS, PATIENCE, Record, Start, Stop};
+use crate::lines::{Coverage, Keep, Lines, Loss, NO_NETNS, PATIENCE, Record, Start, Stop};
 
 pub(crate) fn binary() -> OsString {
     env::var_os("TRACER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tracer").into())
@@ -84,13 +84,13 @@ impl Tracer {
     }
 
     fn refusal(&mut self) -> Result<Started> {
-        if self.child.try_wait()?.is_none() && self.lines.count() == 0 {
+        if self.child.try_wait()?.is_none() && self.lines.counts().lines == 0 {
             let _ = self.child.kill();
         }
         let status = self.wait_exit()?;
         let stderr = self.stderr();
         ensure!(
-            status.code() == Some(1) && self.lines.count() == 0,
+            status.code() == Some(1) && self.lines.counts().lines == 0,
             "{status} without a start record; stderr: {stderr}; {:?}",
             self.lines.bad()
         );
@@ -109,23 +109,24 @@ impl Tracer {
             .clone()
     }
 
-    /// The backend that the tracer chose for a capability.
-    pub(crate) fn backend_of(&self, capability: &str) -> Result<String> {
+    /// What the tracer chose for a capability.
+    pub(crate) fn coverage(&self, capability: &str) -> Result<Coverage> {
         let lines = self.lines.all();
         let Some(Record::Start(Start { coverage })) = lines.first().map(|line| &line.record) else {
             bail!("the first line is not `start`");
         };
         let row = coverage.iter().find(|row| row.capability == capability);
         let row = row.with_context(|| format!("no {capability} in {coverage:?}"))?;
-        ensure!(row.hook.is_some(), "no hook in {row:?}");
-        row.backend
-            .clone()
-            .with_context(|| format!("no backend in {row:?}"))
+        ensure!(
+            row.hook.is_some() && row.backend.is_some(),
+            "no hook in {row:?}"
+        );
+        Ok(row.clone())
     }
 
     fn start_line(&self) -> Result<()> {
         for capability in ["transitions", "connect_failure"] {
-            self.backend_of(capability)?;
+            self.coverage(capability)?;
         }
         Ok(())
     }
@@ -218,10 +219,10 @@ impl Finished {
         ensure!(bad.is_empty(), "{} bad lines, first {}", bad.len(), bad[0]);
         let stop = self.stop_record()?;
         ensure!(
-            stop.lines == self.lines.count(),
+            stop.lines == self.lines.counts().lines,
             "stop says {} lines, {} came",
             stop.lines,
-            self.lines.count()
+            self.lines.counts().lines
         );
         let lost: u64 = self.losses().iter().map(|loss| loss.events).sum();
         ensure!(

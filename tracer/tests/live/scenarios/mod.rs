@@ -2,6 +2,7 @@
 
 mod conflict;
 mod exhaustion;
+mod exhaustion_range;
 mod exhaustion_uring;
 mod failure;
 pub(crate) mod leak;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         unfinished::ALL,
         owners::ALL,
         exhaustion::ALL,
+        exhaustion_range::ALL,
         exhaustion_uring::ALL,
         conflict::ALL,
         no_source::ALL,

@@ -37,25 +37,12 @@ pub(crate) fn whole_run(backend: Backend) -> Result<()> {
         finished.losses()
     );
     ensure!(finished.stderr.is_empty(), "stderr: {}", finished.stderr);
+    let counts = finished.lines.counts();
+    ensure!(
+        stop.events >= counts.events && stop.failures == counts.failures,
+        "{stop:?} after {counts:?}"
+    );
     let lines = finished.lines.all();
-    let events = lines
-        .iter()
-        .filter(|line| matches!(line.record, Record::State(_) | Record::ConnectFailed(_)));
-    let events = u64::try_from(events.count())?;
-    let failures = lines
-        .iter()
-        .filter(|line| matches!(line.record, Record::ConnectFailed(_)));
-    let failures = u64::try_from(failures.count())?;
-    ensure!(
-        stop.events >= events,
-        "{} events gave {events} lines",
-        stop.events
-    );
-    ensure!(
-        stop.failures == failures,
-        "{} failures, {failures} lines",
-        stop.failures
-    );
     every_process_is_introduced(&lines)?;
     validate(&lines)
 }
