@@ -108,10 +108,11 @@ fn v6_fexit(ctx: FExitContext) -> i32 {
     0
 }
 
-/// Which function a thread is in: `tcp_v6_connect` calls `tcp_v4_connect`, and both call the first.
-const HASH: u64 = 0;
-const V4: u64 = 1;
-const V6: u64 = 2;
+/// Which function a thread is in: `tcp_v6_connect` calls `tcp_v4_connect`, and both call the first. 0 is
+/// a system call's.
+const HASH: u64 = 1;
+const V4: u64 = 2;
+const V6: u64 = 3;
 
 // inet_hash_connect, inet6_hash_connect as above
 #[kprobe]

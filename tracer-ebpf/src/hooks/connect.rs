@@ -47,7 +47,9 @@ pub(crate) fn is_mapped<R: Reader>(sock: Option<Sock<R>>) -> bool {
     sock.is_some_and(|sock| sock.family() != AF_INET)
 }
 
-/// SYN_SENT -> CLOSE, on a kernel that shows us transitions only.
+/// SYN_SENT -> CLOSE, where nothing tells of every return of `inet_hash_connect`: with tracepoints only, or
+/// with kretprobes, which miss returns while too many threads are inside (as few as there are CPUs;
+/// the search for a port may sleep).
 ///
 /// In the thread that called `connect()`, with no error on the socket, neither end shut down, no SYN
 /// under way and no sequence number chosen (which tells a deferred connect, TCP_FASTOPEN_CONNECT, that
@@ -62,11 +64,22 @@ pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socke
     if socket.task.tid != task::tid() || socket.write_seq != sock.write_seq() {
         return;
     }
+    if is_reported(sock) {
+        return;
+    }
     if sock.local_port() == 0 || !syscall::in_progress() {
         report(sock, socket.task);
     } else {
         remember(sock, socket.task, KIND_TUPLE_IN_USE);
     }
+}
+
+/// Whether a kretprobe has told of this attempt already.
+#[inline(always)]
+fn is_reported<R: Reader>(sock: Sock<R>) -> bool {
+    // SAFETY: entries are written and removed by the thread that makes the call.
+    let failed = unsafe { FAILED.get(sock.key()) };
+    failed.is_some_and(|event| event.kind == REPORTED && event.task.tid == task::tid())
 }
 
 /// Emits the failure and remembers that it was.

@@ -65,6 +65,10 @@ pub struct Loaded {
     pub coverage: Vec<Covered>,
 }
 
+/// Exhaustion and conflicts are recognized from the transitions as well.
+const KRETPROBE_LIMIT: &str = "while more threads connect at once than the kernel has kretprobe instances, \
+    a connect without a source address may be missed";
+
 /// Loads and attaches. Without any hook for transitions, or with a forced rung that does not give
 /// everything, this is an error; otherwise what is missing is in the coverage.
 pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded, Error> {
@@ -76,12 +80,13 @@ pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded,
     };
     let choices = plan::choose(plan::connect_failure(), facts, forced);
     let mut failures = loader.cover(Capability::ConnectFailure, choices);
-    let by_transitions = failures
-        .by
-        .is_some_and(|(backend, _)| backend == Backend::Tracepoint);
-    if by_transitions {
-        loader.watch_io_uring(facts, &mut failures);
+    let backend = failures.by.map(|(backend, _)| backend);
+    match backend {
+        Some(Backend::Tracepoint) => loader.watch_io_uring(facts, &mut failures),
+        Some(Backend::Kprobe) => failures.limits.push(KRETPROBE_LIMIT.into()),
+        _ => {}
     }
+    let by_transitions = matches!(backend, Some(Backend::Tracepoint | Backend::Kprobe));
     let choices = plan::choose(plan::transitions(by_transitions), facts, forced);
     let transitions = loader.cover(Capability::Transitions, choices);
     require(&transitions, "transitions")?;
