@@ -1,9 +1,6 @@
 //! Bytes from the ring buffer -> [`Event`], checked. Whatever the bytes are, this never panics.
 
-use std::{
-    mem::offset_of,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 use tracer_ebpf as abi;
@@ -53,13 +50,6 @@ impl Event {
             kind: kind(&raw)?,
         })
     }
-}
-
-/// The kind of a record, for one that does not decode; `None` if it has none.
-pub fn raw_kind(bytes: &[u8]) -> Option<u16> {
-    let at = offset_of!(abi::Event, kind);
-    let kind = bytes.get(at..at + 2)?;
-    Some(u16::from_ne_bytes([kind[0], kind[1]]))
 }
 
 fn kind(raw: &abi::Event) -> Result<Kind, DecodeError> {
@@ -274,7 +264,6 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Event::decode(&bytes);
-            let _ = raw_kind(&bytes);
         }
 
         #[test]

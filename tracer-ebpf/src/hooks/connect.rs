@@ -20,6 +20,13 @@ use crate::{
 /// `Event::kind` of an entry of `FAILED` whose record has been emitted already.
 const REPORTED: u16 = 0;
 
+/// A new attempt, or a new socket at the address of an old one: what is remembered of an attempt whose
+/// return was not seen is not of this one.
+#[inline(always)]
+pub(crate) fn begins<R: Reader>(sock: Sock<R>) {
+    let _ = FAILED.remove(sock.key());
+}
+
 /// `inet_hash_connect` or `inet6_hash_connect` returned `result`.
 #[inline(always)]
 pub(crate) fn hashed<R: Reader>(sock: Option<Sock<R>>, result: i32) {

@@ -26,8 +26,9 @@ pub(crate) fn transition<C: aya_ebpf::EbpfContext, R: Reader, const FAILURES: bo
     new: u8,
 ) {
     if let Some(mut socket) = first_seen(old, new) {
-        if FAILURES {
+        if FAILURES && new == tcp::SYN_SENT {
             socket.write_seq = sock.write_seq();
+            connect::begins(sock);
         }
         if SOCKETS.insert(sock.key(), socket, 0).is_err() {
             table_full(ctx);

@@ -192,8 +192,9 @@ impl Loader<'_> {
     fn attach_all(&mut self, candidate: &Candidate) -> Result<(), String> {
         for (index, program) in candidate.programs.iter().enumerate() {
             if let Err(error) = self.attach(*program) {
-                for done in &candidate.programs[..index] {
-                    self.unload(done.name);
+                // This one, too: it may be loaded though it did not attach.
+                for tried in &candidate.programs[..=index] {
+                    self.unload(tried.name);
                 }
                 return Err(format!(
                     "{} on {}",

@@ -52,7 +52,7 @@ pub enum Target {
 }
 
 /// One way to a capability. All its programs attach, or it is refused.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub capability: Capability,
     pub backend: Backend,
@@ -194,26 +194,13 @@ const TRANSITIONS: &[Candidate] = &[
 const TRANSITIONS_AND_FAILURES: &[Candidate] = &[
     Candidate {
         programs: &[program("state_btf_failures", Target::TpBtf(STATE))],
-        ..TRANSITIONS[0].shallow()
+        ..TRANSITIONS[0]
     },
     Candidate {
         programs: &[program("state_raw_failures", Target::RawTracepoint(STATE))],
-        ..TRANSITIONS[1].shallow()
+        ..TRANSITIONS[1]
     },
 ];
-
-impl Candidate {
-    const fn shallow(&self) -> Self {
-        Self {
-            capability: self.capability,
-            backend: self.backend,
-            hook: self.hook,
-            rungs: self.rungs,
-            needs: self.needs,
-            programs: self.programs,
-        }
-    }
-}
 
 /// The candidates for connect failures.
 pub fn connect_failure() -> &'static [Candidate] {
