@@ -25,20 +25,9 @@ use crate::{
 // TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_btf(ctx: BtfTracePointContext) -> i32 {
-    transition_btf::<false>(ctx)
-}
-
-/// As `state_btf`, and recognizes failures.
-#[btf_tracepoint(function = "inet_sock_set_state")]
-fn state_btf_failures(ctx: BtfTracePointContext) -> i32 {
-    transition_btf::<true>(ctx)
-}
-
-#[inline(always)]
-fn transition_btf<const FAILURES: bool>(ctx: BtfTracePointContext) -> i32 {
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)) {
         let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition::<_, _, FAILURES>(&ctx, sock, old as u8, new as u8);
+        state::transition(&ctx, sock, old as u8, new as u8);
     }
     0
 }
@@ -48,24 +37,13 @@ fn transition_btf<const FAILURES: bool>(ctx: BtfTracePointContext) -> i32 {
 /// count that.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn state_raw(ctx: RawTracePointContext) -> i32 {
-    transition_raw::<false>(ctx)
-}
-
-/// As `state_raw`, and recognizes failures.
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-fn state_raw_failures(ctx: RawTracePointContext) -> i32 {
-    transition_raw::<true>(ctx)
-}
-
-#[inline(always)]
-fn transition_raw<const FAILURES: bool>(ctx: RawTracePointContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
         return 0;
     }
     if let Some(sock) = Sock::new(Probe, sk) {
         let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition::<_, _, FAILURES>(&ctx, sock, old as u8, new as u8);
+        state::transition(&ctx, sock, old as u8, new as u8);
     }
     0
 }

@@ -29,6 +29,7 @@ globals! {
     INET_SOCK_SPORT: u32 = 0;
     TCP_SOCK_PACKETS_OUT: u32 = 0;
     TCP_SOCK_WRITE_SEQ: u32 = 0;
+    TCP_SOCK_MSS_CLAMP: u32 = 0;
 
     TASK_GROUP_LEADER: u32 = 0;
     TASK_START_BOOTTIME: u32 = 0;

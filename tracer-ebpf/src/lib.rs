@@ -131,8 +131,7 @@ pub struct Socket {
     pub role: u8,
     pub owner: u8,
     pub pad: u16,
-    /// `tcp_sock.write_seq` at the transition to SYN_SENT; kept where failures are recognized from
-    /// transitions, else 0.
+    /// `tcp_sock.write_seq` at the transition to SYN_SENT.
     pub write_seq: u32,
 }
 

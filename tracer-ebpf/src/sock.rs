@@ -131,6 +131,13 @@ impl<R: Reader> Sock<R> {
         self.reader.read(self.tcp, TCP_SOCK_WRITE_SEQ.load())
     }
 
+    /// `tcp_sock.rx_opt.mss_clamp`: 0 until an attempt to connect looks for a port, which sets it right before
+    /// (`tcp_v4_connect` and `tcp_v6_connect`); `connect()` with AF_UNSPEC clears it.
+    #[inline(always)]
+    pub(crate) fn mss_clamp(self) -> u16 {
+        self.reader.read(self.tcp, TCP_SOCK_MSS_CLAMP.load())
+    }
+
     /// `inet_sport` in host byte order. Unlike `skc_num` it outlives the release of the port
     /// (`inet_put_port` in net/ipv4/inet_hashtables.c clears the latter only).
     #[inline(always)]

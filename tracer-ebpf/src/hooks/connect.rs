@@ -54,9 +54,9 @@ pub(crate) fn is_mapped<R: Reader>(sock: Option<Sock<R>>) -> bool {
     sock.is_some_and(|sock| sock.family() != AF_INET)
 }
 
-/// SYN_SENT -> CLOSE, where nothing tells of every return of `inet_hash_connect`: with tracepoints only, or
-/// with kretprobes, which miss returns while too many threads are inside (as few as there are CPUs;
-/// the search for a port may sleep).
+/// SYN_SENT -> CLOSE. With tracepoints only, nothing else tells of a failure; a kretprobe misses returns while
+/// too many threads are inside (as few as there are CPUs; the search for a port may sleep), and any program
+/// is skipped while it is running on that CPU, interrupted or preempted.
 ///
 /// In the thread that called `connect()`, with no error on the socket, neither end shut down, no SYN
 /// under way and no sequence number chosen (which tells a deferred connect, TCP_FASTOPEN_CONNECT, that
@@ -81,7 +81,7 @@ pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socke
     }
 }
 
-/// Whether a kretprobe has told of this attempt already.
+/// Whether the hook on `inet_hash_connect` has told of this attempt already.
 #[inline(always)]
 fn is_reported<R: Reader>(sock: Sock<R>) -> bool {
     // SAFETY: entries are written and removed by the thread that makes the call.
@@ -89,16 +89,32 @@ fn is_reported<R: Reader>(sock: Sock<R>) -> bool {
     failed.is_some_and(|event| event.kind == REPORTED && event.task.tid == task::tid())
 }
 
-/// Emits the failure and remembers that it was.
+/// What kind of failure it was that left no record. Not always a missing source address: the kernel skips
+/// a program while the same one is running, interrupted or preempted, on that CPU.
 #[inline(always)]
-fn report<R: Reader>(sock: Sock<R>, task: Task) {
-    let kind = if sock.local_port() == 0 {
+fn kind_of_unseen<R: Reader>(sock: Sock<R>) -> u16 {
+    if sock.mss_clamp() == 0 {
+        KIND_NO_SOURCE_ADDRESS
+    } else {
+        kind_by_port(sock)
+    }
+}
+
+/// What kind of failure it was to look for a port.
+#[inline(always)]
+fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
+    if sock.local_port() == 0 {
         KIND_PORTS_EXHAUSTED
     } else {
         KIND_TUPLE_IN_USE
-    };
+    }
+}
+
+/// Emits the failure and remembers that it was.
+#[inline(always)]
+fn report<R: Reader>(sock: Sock<R>, task: Task) {
     if let Some(mut record) = Record::reserve() {
-        emit::failure(record.event(), sock, kind, task);
+        emit::failure(record.event(), sock, kind_by_port(sock), task);
         record.submit();
     }
     remember(sock, task, REPORTED);
@@ -122,8 +138,8 @@ pub(crate) enum Address {
 }
 
 /// A call that connects returned EADDRNOTAVAIL. If the attempt got as far as looking for a port, it
-/// left its record in `FAILED`; if not, the host has no source address for the destination
-/// (`ip6_dst_lookup_flow` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
+/// left its record in `FAILED`, unless the hooks on that were skipped; if not, the host has no source address
+/// for the destination (`ip6_dst_lookup_flow` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
 #[inline(always)]
 pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
     // SAFETY: entries are written and removed by the thread that makes the call.
@@ -139,7 +155,7 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
         }
     }
     if let Some(mut record) = Record::reserve() {
-        emit::failure(record.event(), sock, KIND_NO_SOURCE_ADDRESS, task);
+        emit::failure(record.event(), sock, kind_of_unseen(sock), task);
         destination(record.event(), address);
         record.submit();
     }

@@ -1,5 +1,6 @@
 //! TCP state transitions, and who is accountable for the socket.
 
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use tracer_ebpf::{
     OWNER_BIND, OWNER_CONNECT, OWNER_NONE, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task,
@@ -14,19 +15,14 @@ use crate::{
     task,
 };
 
-/// One transition. With `FAILURES`, failed connection attempts are recognized here as well, for
-/// kernels where no hook sees the result of `inet_hash_connect`.
+/// One transition. Failed connection attempts are recognized here as well: where no hook sees the result of
+/// `inet_hash_connect`, and where the kernel skipped the one that does.
 ///
 /// The tracepoint fires before `sk_state` is written (`inet_sk_set_state`, net/ipv4/af_inet.c).
 #[inline(always)]
-pub(crate) fn transition<C: aya_ebpf::EbpfContext, R: Reader, const FAILURES: bool>(
-    ctx: &C,
-    sock: Sock<R>,
-    old: u8,
-    new: u8,
-) {
+pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8) {
     if let Some(mut socket) = first_seen(old, new) {
-        if FAILURES && new == tcp::SYN_SENT {
+        if new == tcp::SYN_SENT {
             socket.write_seq = sock.write_seq();
             connect::begins(sock);
         }
@@ -42,7 +38,7 @@ pub(crate) fn transition<C: aya_ebpf::EbpfContext, R: Reader, const FAILURES: bo
     if new != tcp::CLOSE {
         return;
     }
-    if FAILURES && old == tcp::SYN_SENT {
+    if old == tcp::SYN_SENT {
         connect::closed_in_syn_sent(sock, socket);
     }
     let _ = SOCKETS.remove(sock.key());
@@ -75,7 +71,7 @@ fn first_seen(old: u8, new: u8) -> Option<Socket> {
 
 /// Logged once per CPU; each further one is in the counter.
 #[inline(always)]
-fn table_full<C: aya_ebpf::EbpfContext>(ctx: &C) {
+fn table_full<C: EbpfContext>(ctx: &C) {
     if emit::table_full() {
         warn!(ctx, "the socket table is full: see --max-sockets");
     }

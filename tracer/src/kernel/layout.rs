@@ -56,6 +56,7 @@ const FIELDS: &[Field] = &[
     field("INET_SOCK_SPORT", "inet_sock", "inet_sport", 2),
     field("TCP_SOCK_PACKETS_OUT", "tcp_sock", "packets_out", 4),
     field("TCP_SOCK_WRITE_SEQ", "tcp_sock", "write_seq", 4),
+    field("TCP_SOCK_MSS_CLAMP", "tcp_sock", "rx_opt.mss_clamp", 2),
     field("TASK_GROUP_LEADER", "task_struct", "group_leader", 8),
     field("TASK_START_BOOTTIME", "task_struct", "start_boottime", 8),
     field("TASK_COMM", "task_struct", "comm", 16),

@@ -80,14 +80,12 @@ pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded,
     };
     let choices = plan::choose(plan::connect_failure(), facts, forced);
     let mut failures = loader.cover(Capability::ConnectFailure, choices);
-    let backend = failures.by.map(|(backend, _)| backend);
-    match backend {
+    match failures.by.map(|(backend, _)| backend) {
         Some(Backend::Tracepoint) => loader.watch_io_uring(facts, &mut failures),
         Some(Backend::Kprobe) => failures.limits.push(KRETPROBE_LIMIT.into()),
         _ => {}
     }
-    let by_transitions = matches!(backend, Some(Backend::Tracepoint | Backend::Kprobe));
-    let choices = plan::choose(plan::transitions(by_transitions), facts, forced);
+    let choices = plan::choose(plan::transitions(), facts, forced);
     let transitions = loader.cover(Capability::Transitions, choices);
     require(&transitions, "transitions")?;
     if forced.is_some() {

@@ -52,7 +52,7 @@ pub enum Target {
 }
 
 /// One way to a capability. All its programs attach, or it is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub capability: Capability,
     pub backend: Backend,
@@ -190,30 +190,14 @@ const TRANSITIONS: &[Candidate] = &[
     },
 ];
 
-/// The same with programs that recognize failures.
-const TRANSITIONS_AND_FAILURES: &[Candidate] = &[
-    Candidate {
-        programs: &[program("state_btf_failures", Target::TpBtf(STATE))],
-        ..TRANSITIONS[0]
-    },
-    Candidate {
-        programs: &[program("state_raw_failures", Target::RawTracepoint(STATE))],
-        ..TRANSITIONS[1]
-    },
-];
-
 /// The candidates for connect failures.
 pub fn connect_failure() -> &'static [Candidate] {
     CONNECT_FAILURE
 }
 
-/// The candidates for transitions, which recognize failures too if nothing else does.
-pub fn transitions(failures: bool) -> &'static [Candidate] {
-    if failures {
-        TRANSITIONS_AND_FAILURES
-    } else {
-        TRANSITIONS
-    }
+/// The candidates for transitions.
+pub fn transitions() -> &'static [Candidate] {
+    TRANSITIONS
 }
 
 /// A candidate that is worth a try, or why it is not.
@@ -326,7 +310,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            refusals(transitions(false), &Fake::default()),
+            refusals(transitions(), &Fake::default()),
             [(Backend::TpBtf, None), (Backend::RawTracepoint, None)]
         );
     }
@@ -361,7 +345,7 @@ mod tests {
             without: vec!["tracefs"],
             ..Fake::default()
         };
-        for (backend, refusal) in refusals(transitions(false), &facts) {
+        for (backend, refusal) in refusals(transitions(), &facts) {
             assert_eq!(refusal, None, "{backend:?}");
         }
         let reason = refusals(connect_failure(), &facts)[2].1.clone();
@@ -418,16 +402,7 @@ mod tests {
                 choices[0].0.backend
             };
             assert_eq!(only(connect_failure()), failure);
-            assert_eq!(only(transitions(true)), transition);
-        }
-    }
-
-    #[test]
-    fn failure_recognition_uses_other_programs_on_the_same_hooks() {
-        for (plain, both) in transitions(false).iter().zip(transitions(true)) {
-            assert_eq!(plain.hook, both.hook);
-            assert_eq!(plain.programs[0].target, both.programs[0].target);
-            assert_ne!(plain.programs[0].name, both.programs[0].name);
+            assert_eq!(only(transitions()), transition);
         }
     }
 }

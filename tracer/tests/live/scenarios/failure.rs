@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use crate::{actor::Actor, lines::ConnectFailed, scene::Scene};
+use crate::{actor::Actor, bpf::skipped_runs, lines::ConnectFailed, scene::Scene};
 
 /// So many failures of one kind.
 #[derive(Debug)]
@@ -102,7 +102,10 @@ impl Expected {
     fn is_between(&self, failed: &ConnectFailed) -> bool {
         let family = if self.peer.is_ipv6() { "ipv6" } else { "ipv4" };
         let local = self.local.is_none_or(|(ip, port)| {
-            failed.local.ip == ip.to_canonical().to_string() && failed.local.port == port
+            let ip = ip.to_canonical().to_string();
+            // Where the kernel skipped the hooks inside the call, it has cleared the address.
+            let cleared = ["0.0.0.0", "::"].contains(&failed.local.ip.as_str());
+            (failed.local.ip == ip || cleared) && failed.local.port == port
         });
         let lacks_port = self.peer_port_may_lack && failed.peer.port.is_none();
         let peer_port = lacks_port || failed.peer.port == Some(self.peer.port());
@@ -125,9 +128,14 @@ pub(super) fn expect(scene: &Scene, expected: &[Expected]) -> Result<()> {
         failures.len(),
         others[0]
     );
+    let skipped = skipped_runs(scene.tracer.pid())?;
     for expected in expected {
         let times = failures.iter().filter(|failed| expected.is(failed)).count();
-        ensure!(times == expected.times, "seen {times} times: {expected:?}");
+        // Whether what the kernel did not let the tracer see is counted, the trial `stream` asks.
+        ensure!(
+            times <= expected.times && times + skipped >= expected.times,
+            "seen {times} times, {skipped} runs skipped: {expected:?}"
+        );
     }
     Ok(())
 }
