@@ -1,11 +1,15 @@
 //! From a socket to a record in the ring buffer.
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
-use tracer_ebpf::{EADDRNOTAVAIL, Event, KIND_STATE, OWNER_CONNECT, ROLE_CLIENT, Socket, Task};
+use tracer_ebpf::{
+    Counters, EADDRNOTAVAIL, Event, KIND_PORT, KIND_STATE, OWNER_CONNECT, ROLE_CLIENT,
+    ROLE_LISTENER, Socket, Task, tcp,
+};
 
 use crate::{
-    maps::{EVENTS, LOST},
-    sock::{Reader, Sock},
+    hooks::timewait::Successor,
+    maps::{COUNTERS, EVENTS},
+    sock::{Common, Reader, Sock, TimeWait},
     words,
 };
 
@@ -16,16 +20,94 @@ pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: Option<&
         return;
     };
     let event = record.event();
+    transition(event, sock, old, new);
+    if new == tcp::SYN_RECV {
+        // Before 6.18 a new child still has its listener's (`inet_csk_clone_lock`).
+        event.cookie = 0;
+    }
+    remembered(event, socket);
+    record.submit();
+}
+
+/// Emits the transition to CLOSE, or to the timewait socket that takes over.
+#[inline(always)]
+pub(crate) fn end<R: Reader>(
+    sock: Sock<R>,
+    old: u8,
+    socket: Option<&Socket>,
+    successor: Successor,
+) {
+    let Some(mut record) = Record::reserve() else {
+        return;
+    };
+    let event = record.event();
+    transition(event, sock, old, tcp::CLOSE);
+    if successor.key != 0 {
+        event.timewait = successor.key;
+        event.new = successor.substate as u8;
+    }
+    event.errno = sock.err();
+    event.sent = sock.bytes_sent();
+    event.received = sock.bytes_received();
+    remembered(event, socket);
+    record.submit();
+}
+
+/// Emits a transition of a timewait socket.
+#[inline(always)]
+pub(crate) fn timewait<R: Reader>(tw: TimeWait<R>, old: u8, new: u8) {
+    let Some(mut record) = Record::reserve() else {
+        return;
+    };
+    transition(record.event(), tw, old, new);
+    record.submit();
+}
+
+/// Emits that the socket, which connects, has a local port now.
+#[inline(always)]
+pub(crate) fn port<R: Reader>(sock: Sock<R>) {
+    let Some(mut record) = Record::reserve() else {
+        return;
+    };
+    let event = record.event();
+    describe(event, sock);
+    event.kind = KIND_PORT;
+    record.submit();
+}
+
+/// Emits what `task` did to a socket.
+#[inline(always)]
+pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) {
+    let Some(mut record) = Record::reserve() else {
+        return;
+    };
+    let event = record.event();
+    describe(event, sock);
+    event.kind = kind;
+    event.new = sock.state();
+    if event.new == tcp::LISTEN {
+        event.role = ROLE_LISTENER;
+    }
+    event.owner = owner;
+    words::copy(task, &mut event.task);
+    record.submit();
+}
+
+#[inline(always)]
+fn transition<C: Common>(event: &mut Event, sock: C, old: u8, new: u8) {
     describe(event, sock);
     event.kind = KIND_STATE;
     event.old = old;
     event.new = new;
+}
+
+#[inline(always)]
+fn remembered(event: &mut Event, socket: Option<&Socket>) {
     if let Some(socket) = socket {
         words::copy(&socket.task, &mut event.task);
         event.role = socket.role;
         event.owner = socket.owner;
     }
-    record.submit();
 }
 
 /// Fills a zeroed record with a connection attempt of `task` that failed.
@@ -42,7 +124,7 @@ pub(crate) fn failure<R: Reader>(event: &mut Event, sock: Sock<R>, kind: u16, ta
 }
 
 #[inline(always)]
-fn describe<R: Reader>(event: &mut Event, sock: Sock<R>) {
+pub(crate) fn describe<C: Common>(event: &mut Event, sock: C) {
     event.size = size_of::<Event>() as u16;
     // SAFETY: the helper has no preconditions.
     event.ts = unsafe { bpf_ktime_get_ns() };
@@ -86,21 +168,14 @@ impl Record {
 
 #[inline(always)]
 fn ring_full() {
-    if let Some(lost) = LOST.get_ptr_mut(0) {
-        // SAFETY: this CPU's value. A program that interrupts this one may lose an increment.
-        unsafe { (*lost).ring += 1 };
-    }
+    count(|counters| counters.ring += 1);
 }
 
-/// Counts a socket that found no room in the table; true for the first one on this CPU.
+/// Changes this CPU's counters. A program that interrupts this one may lose a change.
 #[inline(always)]
-pub(crate) fn table_full() -> bool {
-    let Some(lost) = LOST.get_ptr_mut(0) else {
-        return false;
-    };
-    // SAFETY: as in `ring_full`.
-    unsafe {
-        (*lost).table += 1;
-        (*lost).table == 1
+pub(crate) fn count(change: impl FnOnce(&mut Counters)) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value, made of integers.
+        change(unsafe { &mut *counters });
     }
 }

@@ -1,22 +1,25 @@
 //! The entries: each unpacks its arguments and calls a body in `hooks`, so that the variants of one
 //! hook cannot diverge. The kernel prototype stands above each.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     Argument,
+    bindings::seq_file,
     helpers::bpf_probe_read_user,
-    macros::{btf_tracepoint, fexit, kprobe, kretprobe, raw_tracepoint, tracepoint},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, raw_tracepoint, tracepoint},
     programs::{
-        BtfTracePointContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext,
-        TracePointContext,
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext,
+        RetProbeContext, TracePointContext,
     },
 };
 use tracer_ebpf::IPPROTO_TCP;
 
 use crate::{
     globals::*,
-    hooks::{connect, state, syscall},
+    hooks::{connect, dump, port, state, syscall, timewait},
     maps::{CALLS, Call},
-    sock::{Probe, Reader, Sock, Typed},
+    sock::{Probe, Reader, Sock, TimeWait, Typed},
     task,
 };
 
@@ -44,6 +47,135 @@ fn state_raw(ctx: RawTracePointContext) -> i32 {
     if let Some(sock) = Sock::new(Probe, sk) {
         let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
         state::transition(&ctx, sock, old as u8, new as u8);
+    }
+    0
+}
+
+// ---- timewait sockets ----------------------------------------------------------------------------
+
+// struct inet_timewait_sock *inet_twsk_alloc(const struct sock *sk, struct inet_timewait_death_row *dr,
+//                                            const int state)
+#[fexit(function = "inet_twsk_alloc")]
+fn twsk_alloc_fexit(ctx: FExitContext) -> i32 {
+    let state: i32 = ctx.arg(2);
+    timewait::allocated(Sock::new(Typed, ctx.arg(0)), ctx.arg(3), state as u8);
+    0
+}
+
+// void __inet_twsk_schedule(struct inet_timewait_sock *tw, int timeo, bool rearm)
+#[fentry(function = "__inet_twsk_schedule")]
+fn twsk_schedule_fentry(ctx: FEntryContext) -> i32 {
+    timewait::scheduled(TimeWait::new(Typed, ctx.arg(0)), is_true(ctx.arg(2)));
+    0
+}
+
+// static void inet_twsk_kill(struct inet_timewait_sock *tw)
+#[fentry(function = "inet_twsk_kill")]
+fn twsk_kill_fentry(ctx: FEntryContext) -> i32 {
+    timewait::killed(TimeWait::new(Typed, ctx.arg(0)));
+    0
+}
+
+#[kprobe]
+fn twsk_alloc_kprobe(ctx: ProbeContext) -> u32 {
+    entered(TWSK_ALLOC, argument(&ctx, 0), argument(&ctx, 2))
+}
+
+#[kretprobe]
+fn twsk_alloc_kretprobe(ctx: RetProbeContext) -> u32 {
+    if let Some(call) = left(TWSK_ALLOC) {
+        let sock = Sock::new(Probe, call.target as *const u8);
+        timewait::allocated(sock, ctx.ret(), call.address as u8);
+    }
+    0
+}
+
+#[kprobe]
+fn twsk_schedule_kprobe(ctx: ProbeContext) -> u32 {
+    let tw: u64 = argument(&ctx, 0);
+    timewait::scheduled(
+        TimeWait::new(Probe, tw as *const u8),
+        is_true(argument(&ctx, 2)),
+    );
+    0
+}
+
+#[kprobe]
+fn twsk_kill_kprobe(ctx: ProbeContext) -> u32 {
+    let tw: u64 = argument(&ctx, 0);
+    timewait::killed(TimeWait::new(Probe, tw as *const u8));
+    0
+}
+
+/// Of a `bool` only the low byte is set.
+#[inline(always)]
+fn is_true(argument: u64) -> bool {
+    argument & 0xff != 0
+}
+
+// TP_PROTO(struct timer_list *timer, unsigned long baseclk)
+#[raw_tracepoint(tracepoint = "timer_expire_entry")]
+fn timer_expires_raw(ctx: RawTracePointContext) -> i32 {
+    timewait::timer_expires(ctx.arg(0));
+    0
+}
+
+// ---- ports taken by bind and listen, connections taken by accept ---------------------------------
+
+// int inet_csk_get_port(struct sock *sk, unsigned short snum)
+#[fexit(function = "inet_csk_get_port")]
+fn get_port_fexit(ctx: FExitContext) -> i32 {
+    let result: i32 = ctx.arg(2);
+    if result == 0 {
+        port::bound(Sock::new(Typed, ctx.arg(0)));
+    }
+    0
+}
+
+#[kprobe]
+fn get_port_kprobe(ctx: ProbeContext) -> u32 {
+    entered(GET_PORT, argument(&ctx, 0), 0)
+}
+
+#[kretprobe]
+fn get_port_kretprobe(ctx: RetProbeContext) -> u32 {
+    if let Some(call) = left(GET_PORT)
+        && ctx.ret::<i32>() == 0
+    {
+        port::bound(Sock::new(Probe, call.target as *const u8));
+    }
+    0
+}
+
+// TP_PROTO(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn destroy_btf(ctx: BtfTracePointContext) -> i32 {
+    port::destroyed(Sock::new(Typed, ctx.arg(0)));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+fn destroy_raw(ctx: RawTracePointContext) -> i32 {
+    port::destroyed(Sock::new(Probe, ctx.arg(0)));
+    0
+}
+
+// struct sock *inet_csk_accept(struct sock *sk, int flags, int *err, bool kern), before 6.10
+#[fexit(function = "inet_csk_accept")]
+fn accept4_fexit(ctx: FExitContext) -> i32 {
+    accept_exited(ctx.arg(4))
+}
+
+// struct sock *inet_csk_accept(struct sock *sk, struct proto_accept_arg *arg), since 6.10
+#[fexit(function = "inet_csk_accept")]
+fn accept2_fexit(ctx: FExitContext) -> i32 {
+    accept_exited(ctx.arg(2))
+}
+
+#[inline(always)]
+fn accept_exited(sk: u64) -> i32 {
+    if let Some(sock) = port::tcp_socket(sk) {
+        port::accepted(sock);
     }
     0
 }
@@ -91,16 +223,20 @@ fn v6_fexit(ctx: FExitContext) -> i32 {
 const HASH: u64 = 1;
 const V4: u64 = 2;
 const V6: u64 = 3;
+const TWSK_ALLOC: u64 = 4;
+const GET_PORT: u64 = 5;
+/// Of a system call, as 0.
+const BIND: u64 = 6;
 
 // inet_hash_connect, inet6_hash_connect as above
 #[kprobe]
 fn hash_kprobe(ctx: ProbeContext) -> u32 {
-    kprobe_entered(HASH, argument(&ctx, 1), 0)
+    entered(HASH, argument(&ctx, 1), 0)
 }
 
 #[kretprobe]
 fn hash_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = kprobe_left(HASH) {
+    if let Some(call) = left(HASH) {
         connect::hashed(Sock::new(Probe, call.target as *const u8), ctx.ret());
     }
     0
@@ -109,12 +245,12 @@ fn hash_kretprobe(ctx: RetProbeContext) -> u32 {
 // tcp_v4_connect as above
 #[kprobe]
 fn v4_kprobe(ctx: ProbeContext) -> u32 {
-    kprobe_entered(V4, argument(&ctx, 0), argument(&ctx, 1))
+    entered(V4, argument(&ctx, 0), argument(&ctx, 1))
 }
 
 #[kretprobe]
 fn v4_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = kprobe_left(V4) {
+    if let Some(call) = left(V4) {
         let sock = Sock::new(Probe, call.target as *const u8);
         if !connect::is_mapped(sock) {
             connect::returned(sock, call.address, ctx.ret());
@@ -126,12 +262,12 @@ fn v4_kretprobe(ctx: RetProbeContext) -> u32 {
 // tcp_v6_connect as above
 #[kprobe]
 fn v6_kprobe(ctx: ProbeContext) -> u32 {
-    kprobe_entered(V6, argument(&ctx, 0), argument(&ctx, 1))
+    entered(V6, argument(&ctx, 0), argument(&ctx, 1))
 }
 
 #[kretprobe]
 fn v6_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = kprobe_left(V6) {
+    if let Some(call) = left(V6) {
         let sock = Sock::new(Probe, call.target as *const u8);
         connect::returned(sock, call.address, ctx.ret());
     }
@@ -139,14 +275,14 @@ fn v6_kretprobe(ctx: RetProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn kprobe_entered(function: u64, target: u64, address: u64) -> u32 {
-    let _ = CALLS.insert(kprobe_key(function), Call { target, address }, 0);
+fn entered(function: u64, target: u64, address: u64) -> u32 {
+    let _ = CALLS.insert(call_key(function), Call { target, address }, 0);
     0
 }
 
 #[inline(always)]
-fn kprobe_left(function: u64) -> Option<Call> {
-    let key = kprobe_key(function);
+fn left(function: u64) -> Option<Call> {
+    let key = call_key(function);
     // SAFETY: only the thread itself writes its entry.
     let call = unsafe { CALLS.get(key) }.copied();
     let _ = CALLS.remove(key);
@@ -155,7 +291,7 @@ fn kprobe_left(function: u64) -> Option<Call> {
 
 /// A thread id is below 2^22 (`PID_MAX_LIMIT`).
 #[inline(always)]
-fn kprobe_key(function: u64) -> u64 {
+fn call_key(function: u64) -> u64 {
     function << 32 | u64::from(task::tid())
 }
 
@@ -195,6 +331,36 @@ fn exit_call(ctx: TracePointContext) -> u32 {
     0
 }
 
+// bind(int fd, struct sockaddr *umyaddr, int addrlen), listen(int fd, int backlog)
+#[tracepoint]
+fn enter_bind(ctx: TracePointContext) -> u32 {
+    entered(BIND, field(&ctx, 16), 0)
+}
+
+#[tracepoint]
+fn exit_bind(ctx: TracePointContext) -> u32 {
+    if let Some(call) = left(BIND) {
+        syscall::bound(call.target, field(&ctx, 16));
+    }
+    0
+}
+
+// accept(int fd, struct sockaddr *upeer_sockaddr, int *upeer_addrlen), accept4 with flags
+#[tracepoint]
+fn exit_accept(ctx: TracePointContext) -> u32 {
+    syscall::accepted(field(&ctx, 16));
+    0
+}
+
+#[tracepoint]
+fn io_uring_complete_well(ctx: TracePointContext) -> u32 {
+    syscall::completed_well(
+        field(&ctx, COMPLETE_REQ.load()),
+        field(&ctx, COMPLETE_RES.load()),
+    );
+    0
+}
+
 // io_uring:io_uring_complete
 #[tracepoint]
 fn io_uring_complete(ctx: TracePointContext) -> u32 {
@@ -216,4 +382,54 @@ fn field<T: Copy + Default>(ctx: &TracePointContext, offset: u32) -> T {
 #[inline(always)]
 fn argument<T: Argument + Default>(ctx: &ProbeContext, n: usize) -> T {
     ctx.arg(n).unwrap_or_default()
+}
+
+// ---- dumps ---------------------------------------------------------------------------------------
+
+/// `struct bpf_iter__tcp` (net/ipv4/tcp_ipv4.c, since 5.9), whose uid we leave.
+#[repr(C)]
+struct TcpContext {
+    meta: *const IterMeta,
+    /// Null at the end.
+    sk_common: *const u8,
+}
+
+/// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c, since 5.8).
+#[repr(C)]
+struct TaskFileContext {
+    meta: *const IterMeta,
+    task: *const u8,
+    fd: u64,
+    /// Null at the end.
+    file: *const u8,
+}
+
+/// `struct bpf_iter_meta` (include/linux/bpf.h).
+#[repr(C)]
+struct IterMeta {
+    seq: *mut seq_file,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn dump_tcp(ctx: *mut c_void) -> i32 {
+    let ctx = ctx.cast::<TcpContext>();
+    // SAFETY: the kernel passes a context of this type, and the verifier checks each load.
+    let (seq, sk) = unsafe { ((*(*ctx).meta).seq, (*ctx).sk_common) };
+    if !sk.is_null() {
+        dump::socket(seq, sk);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn dump_files(ctx: *mut c_void) -> i32 {
+    let ctx = ctx.cast::<TaskFileContext>();
+    // SAFETY: as in `dump_tcp`.
+    let (seq, task, file) = unsafe { ((*(*ctx).meta).seq, (*ctx).task, (*ctx).file) };
+    if !file.is_null() && !task.is_null() {
+        dump::descriptor(seq, task, file);
+    }
+    0
 }

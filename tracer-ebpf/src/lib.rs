@@ -10,7 +10,7 @@ use core::mem::{offset_of, size_of};
 
 /// Changes with every change of this file that old user space would misread. The object carries it
 /// as the global `ABI`, and the loader compares.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// `Event::kind`: a TCP state transition.
 pub const KIND_STATE: u16 = 1;
@@ -22,6 +22,20 @@ pub const KIND_TUPLE_IN_USE: u16 = 3;
 /// `Event::kind`: `connect()` failed with `EADDRNOTAVAIL` before a port was looked for: the host
 /// has no source address for the destination.
 pub const KIND_NO_SOURCE_ADDRESS: u16 = 4;
+/// `Event::kind`: `bind()`, or `listen()` without it, gave the socket the port `tuple.held`.
+pub const KIND_BOUND: u16 = 5;
+/// `Event::kind`: a socket that held a port of its own is destroyed; the port is free microseconds later.
+pub const KIND_RELEASED: u16 = 6;
+/// `Event::kind`: `task` accepted the connection.
+pub const KIND_ACCEPTED: u16 = 7;
+/// `Event::kind`: `task`, which is not the owner, closed the socket or shut down its sending side.
+pub const KIND_CLOSED_BY: u16 = 8;
+/// `Event::kind`: a socket that connects has got its local port, and waits for the answer.
+pub const KIND_PORT: u16 = 11;
+/// `Event::kind`, in a dump: a socket that the kernel has, with its state in `new`.
+pub const KIND_SOCKET: u16 = 9;
+/// `Event::kind`, in a dump: `task` has a descriptor of the socket.
+pub const KIND_HOLDER: u16 = 10;
 
 /// `Event::role`: not known, the socket is older than the tracer.
 pub const ROLE_UNKNOWN: u8 = 0;
@@ -38,6 +52,8 @@ pub const OWNER_NONE: u8 = 0;
 pub const OWNER_CONNECT: u8 = 1;
 /// `Event::owner`: the task that called `listen()`, which holds the bound port.
 pub const OWNER_BIND: u8 = 2;
+/// `Event::owner`: the task that called `accept()`.
+pub const OWNER_ACCEPT: u8 = 3;
 
 /// `TCP_*` of `include/net/tcp_states.h`; part of the kernel's ABI through `ss` and `/proc/net/tcp`.
 pub mod tcp {
@@ -73,7 +89,9 @@ pub struct Tuple {
     pub peer_port: u16,
     /// `AF_INET` or `AF_INET6`, of the socket (IPv4-mapped addresses stay IPv6 here).
     pub family: u16,
-    pub pad: u16,
+    /// `skc_num`, host byte order: the port that the socket itself holds, 0 when none. After the
+    /// transition to CLOSE only a socket bound to an explicit port still holds it (SOCK_BINDPORT_LOCK).
+    pub held: u16,
 }
 
 /// The task that is accountable for a socket, as it was when it took the port.
@@ -103,11 +121,12 @@ pub struct Event {
     pub kind: u16,
     /// `size_of::<Event>()`: tells a record of another ABI apart.
     pub size: u16,
-    /// Positive errno of a failure, else 0.
+    /// Positive errno of a failure; of a transition to CLOSE `sk_err`; else 0.
     pub errno: i32,
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts: u64,
-    /// Address of the `struct sock`: an opaque key, unique among the sockets alive at one moment.
+    /// Address of the `struct sock`, or of the `struct inet_timewait_sock`: an opaque key, unique among those
+    /// alive at one moment.
     pub sock: u64,
     /// The kernel's socket cookie, never reused; 0 where this kernel has not made one.
     pub cookie: u64,
@@ -120,6 +139,14 @@ pub struct Event {
     pub new: u8,
     pub role: u8,
     pub owner: u8,
+    /// Address of the timewait socket that takes the place of `sock` with this transition, `new` being
+    /// FIN_WAIT2 or TIME_WAIT; of such a socket in a dump its own address; else 0.
+    pub timewait: u64,
+    /// Of a transition to CLOSE or to a timewait socket: bytes of payload sent, not counting what was
+    /// sent again. Of a timewait socket in a dump: jiffies until it is due.
+    pub sent: u64,
+    /// Of a transition to CLOSE or to a timewait socket: bytes of payload received in order.
+    pub received: u64,
     pub task: Task,
 }
 
@@ -130,28 +157,46 @@ pub struct Socket {
     pub task: Task,
     pub role: u8,
     pub owner: u8,
-    pub pad: u16,
+    /// State that `timewait` was made in.
+    pub substate: u8,
+    pub pad: u8,
     /// `tcp_sock.write_seq` at the transition to SYN_SENT.
     pub write_seq: u32,
+    /// The timewait socket that takes its place, once it is made; else 0.
+    pub timewait: u64,
+    /// As `Event::cookie`; 0 while it is not known.
+    pub cookie: u64,
+    /// As in `Event::tuple`; 0 while they are not known. With the cookie they tell when the entry is that of a
+    /// socket which had this address before, and whose end was missed.
+    pub local_port: u16,
+    pub peer_port: u16,
+    pub pad2: u32,
 }
 
-/// Per-CPU counters of what could not be reported; `LOST` in the object.
+/// Per-CPU counters; `COUNTERS` in the object.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// Events for which the ring buffer had no room.
+pub struct Counters {
+    /// Lost: events for which the ring buffer had no room.
     pub ring: u64,
     /// Sockets for which the socket table had no room: their later events have no owner.
     pub table: u64,
+    /// Timewait sockets that must be there and were not found: their ends will not be understood.
+    pub timewait: u64,
+    /// Connections that got no TIME_WAIT, because the kernel has `tcp_max_tw_buckets` already.
+    pub overflow: u64,
+    /// Entries made in the socket table less those removed, modulo 2^64: only the sum over the CPUs means
+    /// something.
+    pub entries: u64,
 }
 
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Task>() == 48);
-    assert!(size_of::<Event>() == 128);
+    assert!(size_of::<Event>() == 152);
     assert!(offset_of!(Event, tuple) == 32);
     assert!(offset_of!(Event, netns) == 72);
-    assert!(offset_of!(Event, task) == 80);
-    assert!(size_of::<Socket>() == 56);
-    assert!(size_of::<Lost>() == 16);
+    assert!(offset_of!(Event, task) == 104);
+    assert!(size_of::<Socket>() == 80);
+    assert!(size_of::<Counters>() == 40);
 };

@@ -2,9 +2,9 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Event, Lost, Socket};
+use tracer_ebpf::{Counters, Event, Socket};
 
 /// Events on their way to user space.
 #[map]
@@ -15,9 +15,18 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1 << 18, 0);
 
-/// What could not be reported.
+/// Address of the function behind the timers of timewait sockets, once one has been seen; 0 before.
 #[map]
-pub(crate) static LOST: PerCpuArray<Lost> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static TIMER_HANDLER: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The row of a dump that is being written. Not on the stack: the verifiers of 5.10 and 6.1 tell a zero there from
+/// any other value, and would follow each read's failure apart.
+#[map]
+pub(crate) static ROW: PerCpuArray<Event> = PerCpuArray::with_max_entries(1, 0);
+
+/// What could not be reported, and how full the socket table is.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
 /// Connection attempts that failed while a port was looked for, by socket, until the call that
 /// made them returns. LRU, because that return is not always seen.

@@ -1,5 +1,5 @@
-//! Reading a `struct sock`, by typed loads where the program has a typed pointer and through
-//! `bpf_probe_read_kernel` where it has not. The bodies are written once, over [`Reader`].
+//! Reading a `struct sock` or a `struct inet_timewait_sock`, by typed loads where the program has a typed
+//! pointer and through `bpf_probe_read_kernel` where it has not. The bodies are written once, over [`Reader`].
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
@@ -72,6 +72,94 @@ impl Reader for Probe {
     }
 }
 
+/// What full and timewait sockets share: both begin with a `struct sock_common`.
+pub(crate) trait Common: Copy {
+    type Reader: Reader;
+
+    fn reader(self) -> Self::Reader;
+
+    /// The `struct sock_common`.
+    fn common(self) -> *const u8;
+
+    fn cookie(self) -> u64;
+
+    /// In host byte order.
+    fn local_port(self) -> u16;
+
+    /// In host byte order.
+    #[inline(always)]
+    fn peer_port(self) -> u16 {
+        u16::from_be(self.field(SOCK_COMMON_DPORT.load()))
+    }
+
+    /// The port that it holds itself, in host byte order; 0 if none.
+    fn held(self) -> u16;
+
+    /// The key of this socket in the maps.
+    #[inline(always)]
+    fn key(self) -> u64 {
+        self.common().addr() as u64
+    }
+
+    #[inline(always)]
+    fn field<T: Copy + Default>(self, offset: u32) -> T {
+        self.reader().read(self.common(), offset)
+    }
+
+    #[inline(always)]
+    fn family(self) -> u16 {
+        self.field(SOCK_COMMON_FAMILY.load())
+    }
+
+    /// `struct net` of the socket.
+    #[inline(always)]
+    fn net(self) -> u64 {
+        self.field(SOCK_COMMON_NET.load())
+    }
+
+    /// Inode number of the network namespace.
+    #[inline(always)]
+    fn netns(self) -> u32 {
+        self.reader().read(self.net() as *const u8, NET_INUM.load())
+    }
+
+    /// Writes the 4-tuple to a zeroed `tuple`.
+    #[inline(always)]
+    fn tuple(self, tuple: &mut Tuple) {
+        let family = self.family();
+        tuple.family = family;
+        tuple.held = self.held();
+        tuple.local_port = self.local_port();
+        tuple.peer_port = self.peer_port();
+        if family == AF_INET {
+            ipv4(self, SOCK_COMMON_RCV_SADDR.load(), &mut tuple.local);
+            ipv4(self, SOCK_COMMON_DADDR.load(), &mut tuple.peer);
+        } else if family == AF_INET6 {
+            ipv6(self, SOCK_COMMON_V6_RCV_SADDR.load(), &mut tuple.local);
+            ipv6(self, SOCK_COMMON_V6_DADDR.load(), &mut tuple.peer);
+        }
+    }
+}
+
+#[inline(always)]
+fn ipv4<C: Common>(sock: C, offset: u32, to: &mut [u8; 16]) {
+    let address: u32 = sock.field(offset);
+    // SAFETY: both addresses of a `Tuple` are aligned to 8 bytes and 16 bytes long.
+    unsafe { to.as_mut_ptr().cast::<u32>().write(address) };
+}
+
+#[inline(always)]
+fn ipv6<C: Common>(sock: C, offset: u32, to: &mut [u8; 16]) {
+    let high: u64 = sock.field(offset);
+    let low: u64 = sock.field(offset + 8);
+    let to = to.as_mut_ptr().cast::<u64>();
+    // SAFETY: as in `ipv4`.
+    unsafe {
+        to.write(high);
+        to.add(1).write(low);
+    }
+}
+
 /// A TCP socket as the hooks pass it on: the same object under the two types whose fields we read.
 #[derive(Clone, Copy)]
 pub(crate) struct Sock<R> {
@@ -89,22 +177,6 @@ impl<R: Reader> Sock<R> {
             return None;
         }
         Some(Self { reader, sk, tcp })
-    }
-
-    /// The key of this socket in the maps.
-    #[inline(always)]
-    pub(crate) fn key(self) -> u64 {
-        self.sk.addr() as u64
-    }
-
-    #[inline(always)]
-    pub(crate) fn cookie(self) -> u64 {
-        self.reader.cookie(self.sk)
-    }
-
-    #[inline(always)]
-    pub(crate) fn family(self) -> u16 {
-        self.reader.read(self.sk, SOCK_COMMON_FAMILY.load())
     }
 
     /// `sk_err`: why the connection ended, a positive errno; 0 while there is no error.
@@ -138,52 +210,142 @@ impl<R: Reader> Sock<R> {
         self.reader.read(self.tcp, TCP_SOCK_MSS_CLAMP.load())
     }
 
-    /// `inet_sport` in host byte order. Unlike `skc_num` it outlives the release of the port
-    /// (`inet_put_port` in net/ipv4/inet_hashtables.c clears the latter only).
+    /// `sk_state`.
     #[inline(always)]
-    pub(crate) fn local_port(self) -> u16 {
+    pub(crate) fn state(self) -> u8 {
+        self.reader.read(self.sk, SOCK_COMMON_STATE.load())
+    }
+
+    /// `sk_flags`: bits of `enum sock_flags` (include/net/sock.h).
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u64 {
+        self.reader.read(self.sk, SOCK_COMMON_FLAGS.load())
+    }
+
+    /// `tcp_sock.linger2`: negative if no FIN_WAIT2 is wanted (TCP_LINGER2).
+    #[inline(always)]
+    pub(crate) fn linger2(self) -> i32 {
+        self.reader.read(self.tcp, TCP_SOCK_LINGER2.load())
+    }
+
+    /// Bytes of payload sent, not counting what was sent again (`bytes_sent` and `bytes_retrans`, since 4.19).
+    #[inline(always)]
+    pub(crate) fn bytes_sent(self) -> u64 {
+        let sent: u64 = self.reader.read(self.tcp, TCP_SOCK_BYTES_SENT.load());
+        let again: u64 = self.reader.read(self.tcp, TCP_SOCK_BYTES_RETRANS.load());
+        sent.wrapping_sub(again)
+    }
+
+    /// Bytes of payload received in order: the kernel counts the peer's FIN as one (`tcp_rcv_nxt_update`), and
+    /// `tcp_fin` marks the socket SOCK_DONE (both net/ipv4/tcp_input.c).
+    #[inline(always)]
+    pub(crate) fn bytes_received(self) -> u64 {
+        let received: u64 = self.reader.read(self.tcp, TCP_SOCK_BYTES_RECEIVED.load());
+        if self.flags() & SOCK_DONE != 0 {
+            received.saturating_sub(1)
+        } else {
+            received
+        }
+    }
+}
+
+/// `enum sock_flags`: orphaned; the peer has sent its FIN.
+pub(crate) const SOCK_DEAD: u64 = 1 << 0;
+pub(crate) const SOCK_DONE: u64 = 1 << 1;
+
+impl<R: Reader> Common for Sock<R> {
+    type Reader = R;
+
+    #[inline(always)]
+    fn reader(self) -> R {
+        self.reader
+    }
+
+    #[inline(always)]
+    fn common(self) -> *const u8 {
+        self.sk
+    }
+
+    #[inline(always)]
+    fn cookie(self) -> u64 {
+        self.reader.cookie(self.sk)
+    }
+
+    /// `inet_sport`. Unlike `skc_num` it outlives the release of the port (`inet_put_port` in
+    /// net/ipv4/inet_hashtables.c clears the latter only).
+    #[inline(always)]
+    fn local_port(self) -> u16 {
         u16::from_be(self.reader.read(self.tcp, INET_SOCK_SPORT.load()))
     }
 
-    /// Inode number of the network namespace.
     #[inline(always)]
-    pub(crate) fn netns(self) -> u32 {
-        let net: u64 = self.reader.read(self.sk, SOCK_COMMON_NET.load());
-        self.reader.read(net as *const u8, NET_INUM.load())
+    fn held(self) -> u16 {
+        self.field(SOCK_COMMON_NUM.load())
+    }
+}
+
+/// A `struct inet_timewait_sock`: what the kernel keeps of a connection in FIN_WAIT2 without a process, or in
+/// TIME_WAIT.
+#[derive(Clone, Copy)]
+pub(crate) struct TimeWait<R> {
+    reader: R,
+    tw: *const u8,
+}
+
+impl<R: Reader> TimeWait<R> {
+    #[inline(always)]
+    pub(crate) fn new(reader: R, tw: *const u8) -> Self {
+        Self { reader, tw }
     }
 
-    /// Writes the 4-tuple to a zeroed `tuple`.
+    /// `tw_substate`: FIN_WAIT2 or TIME_WAIT, while `skc_state` is TIME_WAIT for both.
     #[inline(always)]
-    pub(crate) fn tuple(self, tuple: &mut Tuple) {
-        let family = self.family();
-        tuple.family = family;
-        tuple.local_port = self.local_port();
-        tuple.peer_port = u16::from_be(self.reader.read(self.sk, SOCK_COMMON_DPORT.load()));
-        if family == AF_INET {
-            self.ipv4(SOCK_COMMON_RCV_SADDR.load(), &mut tuple.local);
-            self.ipv4(SOCK_COMMON_DADDR.load(), &mut tuple.peer);
-        } else if family == AF_INET6 {
-            self.ipv6(SOCK_COMMON_V6_RCV_SADDR.load(), &mut tuple.local);
-            self.ipv6(SOCK_COMMON_V6_DADDR.load(), &mut tuple.peer);
-        }
+    pub(crate) fn substate(self) -> u8 {
+        self.field(TIMEWAIT_SUBSTATE.load())
+    }
+}
+
+impl TimeWait<Probe> {
+    /// When its timer is due, in jiffies.
+    #[inline(always)]
+    pub(crate) fn expires(self) -> u64 {
+        self.field(TIMEWAIT_TIMER.load() + TIMER_EXPIRES.load())
+    }
+
+    /// The function that its timer calls, the same for every timewait socket.
+    #[inline(always)]
+    pub(crate) fn timer_function(self) -> u64 {
+        self.field(TIMEWAIT_TIMER.load() + TIMER_FUNCTION.load())
+    }
+}
+
+impl<R: Reader> Common for TimeWait<R> {
+    type Reader = R;
+
+    #[inline(always)]
+    fn reader(self) -> R {
+        self.reader
     }
 
     #[inline(always)]
-    fn ipv4(self, offset: u32, to: &mut [u8; 16]) {
-        let address: u32 = self.reader.read(self.sk, offset);
-        // SAFETY: both addresses of a `Tuple` are aligned to 8 bytes and 16 bytes long.
-        unsafe { to.as_mut_ptr().cast::<u32>().write(address) };
+    fn common(self) -> *const u8 {
+        self.tw
+    }
+
+    /// That of the socket whose place it took (`inet_twsk_alloc`, net/ipv4/inet_timewait_sock.c).
+    #[inline(always)]
+    fn cookie(self) -> u64 {
+        self.field(SOCK_COMMON_COOKIE.load())
     }
 
     #[inline(always)]
-    fn ipv6(self, offset: u32, to: &mut [u8; 16]) {
-        let high: u64 = self.reader.read(self.sk, offset);
-        let low: u64 = self.reader.read(self.sk, offset + 8);
-        let to = to.as_mut_ptr().cast::<u64>();
-        // SAFETY: as in `ipv4`.
-        unsafe {
-            to.write(high);
-            to.add(1).write(low);
-        }
+    fn local_port(self) -> u16 {
+        u16::from_be(self.field(TIMEWAIT_SPORT.load()))
+    }
+
+    /// Its port is that of its tuple.
+    #[inline(always)]
+    fn held(self) -> u16 {
+        0
     }
 }

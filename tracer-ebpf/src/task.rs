@@ -1,4 +1,4 @@
-//! The current task. Call this only where `current` is the task that asked for what happened;
+//! Tasks. Ask for the current one only where `current` is the task that asked for what happened;
 //! in softirq it is whoever was interrupted.
 
 use aya_ebpf::helpers::{
@@ -53,6 +53,29 @@ pub(crate) fn current() -> Task {
         pad: 0,
         comm: Probe.read(leader, TASK_COMM.load()),
     }
+}
+
+/// Describes another task than the current one.
+#[inline(always)]
+pub(crate) fn describe(task: *const u8, to: &mut Task) {
+    let leader: u64 = Probe.read(task, TASK_GROUP_LEADER.load());
+    let leader = leader as *const u8;
+    let cred: u64 = Probe.read(task, TASK_CRED.load());
+    to.start_ns = Probe.read(leader, TASK_START_BOOTTIME.load());
+    to.cgroup = cgroup(task);
+    to.pid = Probe.read(task, TASK_TGID.load());
+    to.tid = Probe.read(task, TASK_PID.load());
+    to.uid = Probe.read(cred as *const u8, CRED_UID.load());
+    to.comm = Probe.read(leader, TASK_COMM.load());
+}
+
+/// As `bpf_get_current_cgroup_id` has it: `task_dfl_cgroup` (include/linux/cgroup.h).
+#[inline(always)]
+fn cgroup(task: *const u8) -> u64 {
+    let set: u64 = Probe.read(task, TASK_CGROUPS.load());
+    let cgroup: u64 = Probe.read(set as *const u8, CSS_SET_DFL_CGRP.load());
+    let node: u64 = Probe.read(cgroup as *const u8, CGROUP_KN.load());
+    Probe.read(node as *const u8, KERNFS_ID.load())
 }
 
 /// The `struct sock` behind file descriptor `fd` of the current process: 0 if there is none.

@@ -48,4 +48,9 @@ pub struct Trace {
     /// Size of the ring buffer in bytes, or with a suffix K or M; rounded up to a power of two.
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = crate::config::ring_size)]
     pub ring_size: u32,
+
+    /// Every so many seconds, show who has how many ports.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub interval: u16,
 }

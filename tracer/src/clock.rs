@@ -40,15 +40,20 @@ impl Clock {
 
     /// Now, by the same reckoning as the events, so that lines do not run backwards.
     pub fn now(&self) -> Timestamp {
-        timestamp(now(ClockId::Monotonic) + self.monotonic)
+        timestamp(read(ClockId::Monotonic) + self.monotonic)
     }
+}
+
+/// `CLOCK_MONOTONIC` now, nanoseconds: the clock of the events.
+pub fn now() -> u64 {
+    u64::try_from(read(ClockId::Monotonic)).unwrap_or(0)
 }
 
 fn timestamp(ns: i128) -> Timestamp {
     Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn now(clock: ClockId) -> i128 {
+fn read(clock: ClockId) -> i128 {
     let now = clock_gettime(clock);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
 }
@@ -56,9 +61,9 @@ fn now(clock: ClockId) -> i128 {
 /// Reads both clocks until no interruption came between: the closest of five readings.
 fn distance(clock: ClockId) -> i128 {
     let reading = |_| {
-        let before = now(clock);
-        let real = now(ClockId::Realtime);
-        let after = now(clock);
+        let before = read(clock);
+        let real = read(ClockId::Realtime);
+        let after = read(clock);
         (after - before, real - (before + after) / 2)
     };
     let best = (0..5).map(reading).min_by_key(|(width, _)| *width);
@@ -72,8 +77,8 @@ mod tests {
     #[test]
     fn both_clocks_give_the_same_time_of_day() {
         let clock = Clock::read();
-        let monotonic = clock.monotonic(now(ClockId::Monotonic) as u64);
-        let boot = clock.boot(now(ClockId::Boottime) as u64);
+        let monotonic = clock.monotonic(now());
+        let boot = clock.boot(read(ClockId::Boottime) as u64);
         let difference = (boot - monotonic).total(jiff::Unit::Second).unwrap();
         assert!(difference.abs() < 1.0, "{difference} s apart");
     }

@@ -1,5 +1,7 @@
 //! Validated settings: after this, nothing about arguments can fail.
 
+use std::time::Duration;
+
 use crate::{cli::Trace, kernel::load::Sizes, kernel::plan::Rung};
 
 /// The ring buffer's limits: one page, and what an `u32` power of two holds.
@@ -11,6 +13,8 @@ const RING_MAX: u64 = 1 << 30;
 pub struct Config {
     pub forced: Option<Rung>,
     pub sizes: Sizes,
+    /// How often the usage of ports is shown.
+    pub interval: Duration,
 }
 
 impl From<Trace> for Config {
@@ -21,6 +25,7 @@ impl From<Trace> for Config {
                 ring: trace.ring_size,
                 sockets: trace.max_sockets,
             },
+            interval: Duration::from_secs(trace.interval.into()),
         }
     }
 }

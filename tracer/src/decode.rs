@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 use tracer_ebpf as abi;
 
-use crate::event::{Comm, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple};
+use crate::event::{
+    Comm, End, Endpoint, Event, Family, Kind, Owner, Reason, Role, Row, State, Task, Tuple,
+};
 
 /// Why a record was not understood.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -28,46 +30,92 @@ pub enum DecodeError {
 
 impl Event {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        if bytes.len() != size_of::<abi::Event>() {
-            return Err(DecodeError::Size(bytes.len()));
-        }
-        // SAFETY: the length was checked, every field is an integer, so any bytes are a valid value,
-        // and the read does not assume alignment.
-        let raw: abi::Event = unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() };
-        if usize::from(raw.size) != size_of::<abi::Event>() {
-            return Err(DecodeError::Abi(raw.size));
-        }
+        let raw = raw(bytes)?;
         let owner = owner(raw.owner)?;
+        let kind = kind(&raw)?;
+        let named = owner != Owner::None || kind == Kind::ClosedBy;
         Ok(Self {
             ts: raw.ts,
             sock: raw.sock,
             cookie: (raw.cookie != 0).then_some(raw.cookie),
             netns: raw.netns,
             tuple: tuple(&raw.tuple)?,
+            held: (raw.tuple.held != 0).then_some(raw.tuple.held),
             role: role(raw.role)?,
             owner,
-            task: (owner != Owner::None).then(|| task(&raw.task)),
-            kind: kind(&raw)?,
+            task: named.then(|| task(&raw.task)),
+            kind,
         })
     }
 }
 
-fn kind(raw: &abi::Event) -> Result<Kind, DecodeError> {
-    let reason = match raw.kind {
-        abi::KIND_STATE => {
-            return Ok(Kind::State {
-                old: state(raw.old)?,
-                new: state(raw.new)?,
-            });
+impl Row {
+    /// A record of a dump. `jiffy` is the length of a jiffy in nanoseconds.
+    pub fn decode(bytes: &[u8], jiffy: u64) -> Result<Self, DecodeError> {
+        let raw = raw(bytes)?;
+        if !matches!(raw.kind, abi::KIND_SOCKET | abi::KIND_HOLDER) {
+            return Err(DecodeError::Kind(raw.kind));
         }
-        abi::KIND_PORTS_EXHAUSTED => Reason::PortsExhausted,
-        abi::KIND_TUPLE_IN_USE => Reason::TupleInUse,
-        abi::KIND_NO_SOURCE_ADDRESS => Reason::NoSourceAddress,
-        unknown => return Err(DecodeError::Kind(unknown)),
-    };
-    Ok(Kind::ConnectFailed {
+        Ok(Self {
+            sock: raw.sock,
+            cookie: (raw.cookie != 0).then_some(raw.cookie),
+            netns: raw.netns,
+            tuple: tuple(&raw.tuple)?,
+            held: (raw.tuple.held != 0).then_some(raw.tuple.held),
+            state: state(raw.new)?,
+            timewait: (raw.timewait != 0).then(|| raw.sent.saturating_mul(jiffy)),
+            holder: (raw.kind == abi::KIND_HOLDER).then(|| task(&raw.task)),
+        })
+    }
+}
+
+fn raw(bytes: &[u8]) -> Result<abi::Event, DecodeError> {
+    if bytes.len() != size_of::<abi::Event>() {
+        return Err(DecodeError::Size(bytes.len()));
+    }
+    // SAFETY: the length was checked, every field is an integer, so any bytes are a valid value,
+    // and the read does not assume alignment.
+    let raw: abi::Event = unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() };
+    if usize::from(raw.size) != size_of::<abi::Event>() {
+        return Err(DecodeError::Abi(raw.size));
+    }
+    Ok(raw)
+}
+
+fn kind(raw: &abi::Event) -> Result<Kind, DecodeError> {
+    let failed = |reason| Kind::ConnectFailed {
         errno: raw.errno,
         reason,
+    };
+    Ok(match raw.kind {
+        abi::KIND_STATE => Kind::State {
+            old: state(raw.old)?,
+            new: state(raw.new)?,
+            end: end(raw),
+        },
+        abi::KIND_PORTS_EXHAUSTED => failed(Reason::PortsExhausted),
+        abi::KIND_TUPLE_IN_USE => failed(Reason::TupleInUse),
+        abi::KIND_NO_SOURCE_ADDRESS => failed(Reason::NoSourceAddress),
+        abi::KIND_BOUND => Kind::Bound,
+        abi::KIND_PORT => Kind::Port,
+        abi::KIND_RELEASED => Kind::Released,
+        abi::KIND_ACCEPTED => Kind::Accepted {
+            state: state(raw.new)?,
+        },
+        abi::KIND_CLOSED_BY => Kind::ClosedBy,
+        unknown => return Err(DecodeError::Kind(unknown)),
+    })
+}
+
+fn end(raw: &abi::Event) -> Option<End> {
+    if raw.new != abi::tcp::CLOSE && raw.timewait == 0 {
+        return None;
+    }
+    Some(End {
+        timewait: (raw.timewait != 0).then_some(raw.timewait),
+        error: raw.errno,
+        sent: raw.sent,
+        received: raw.received,
     })
 }
 
@@ -104,6 +152,7 @@ fn owner(owner: u8) -> Result<Owner, DecodeError> {
         abi::OWNER_NONE => Owner::None,
         abi::OWNER_CONNECT => Owner::Connect,
         abi::OWNER_BIND => Owner::Bind,
+        abi::OWNER_ACCEPT => Owner::Accept,
         unknown => return Err(DecodeError::Owner(unknown)),
     })
 }
@@ -201,7 +250,8 @@ mod tests {
             event.kind,
             Kind::State {
                 old: State::SynSent,
-                new: State::Established
+                new: State::Established,
+                end: None,
             }
         );
     }
@@ -260,10 +310,50 @@ mod tests {
         assert_eq!(Event::decode(&[]), Err(DecodeError::Size(0)));
     }
 
+    #[test]
+    fn a_timewait_socket_takes_over() {
+        let event = abi::Event {
+            old: abi::tcp::CLOSING,
+            new: abi::tcp::TIME_WAIT,
+            timewait: 77,
+            sent: 3,
+            received: 4,
+            ..sample()
+        };
+        let Kind::State { end, .. } = Event::decode(&bytes(&event)).unwrap().kind else {
+            panic!("another kind");
+        };
+        let end = end.unwrap();
+        assert_eq!((end.timewait, end.sent, end.received), (Some(77), 3, 4));
+    }
+
+    #[test]
+    fn rows_of_a_dump_are_not_events() {
+        let row = abi::Event {
+            kind: abi::KIND_SOCKET,
+            new: abi::tcp::TIME_WAIT,
+            timewait: 8,
+            sent: 10,
+            ..sample()
+        };
+        let row = bytes(&row);
+        assert_eq!(
+            Event::decode(&row),
+            Err(DecodeError::Kind(abi::KIND_SOCKET))
+        );
+        let row = Row::decode(&row, 4_000_000).unwrap();
+        assert_eq!((row.state, row.holder), (State::TimeWait, None));
+        assert_eq!(row.timewait, Some(40_000_000));
+        let event = bytes(&sample());
+        let refused = Row::decode(&event, 4_000_000);
+        assert_eq!(refused, Err(DecodeError::Kind(abi::KIND_STATE)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = Event::decode(&bytes);
+            let _ = Row::decode(&bytes, 4_000_000);
         }
 
         #[test]
@@ -274,6 +364,7 @@ mod tests {
             let mut bytes = bytes(&sample());
             bytes[at] = byte;
             let _ = Event::decode(&bytes);
+            let _ = Row::decode(&bytes, 4_000_000);
         }
     }
 }

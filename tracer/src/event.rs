@@ -10,16 +10,20 @@ use serde::Serialize;
 pub struct Event {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts: u64,
-    /// An opaque key, unique among the sockets alive at one moment.
+    /// An opaque key, unique among the sockets and timewait sockets alive at one moment.
     pub sock: u64,
     /// The kernel's socket cookie; `None` where the kernel has not made one.
     pub cookie: Option<u64>,
     /// Inode number of the network namespace.
     pub netns: u32,
     pub tuple: Tuple,
+    /// The port that the socket itself holds at this moment. A client's is given back before its transition
+    /// to CLOSE, or passed to the timewait socket; one bound to an explicit port keeps it until it is
+    /// destroyed.
+    pub held: Option<u16>,
     pub role: Option<Role>,
     pub owner: Owner,
-    /// The accountable task; `None` exactly with [`Owner::None`].
+    /// The accountable task; `None` exactly with [`Owner::None`]. With [`Kind::ClosedBy`] the one that closed.
     pub task: Option<Task>,
     pub kind: Kind,
 }
@@ -29,16 +33,54 @@ pub enum Kind {
     State {
         old: State,
         new: State,
+        /// What is known when `new` is CLOSE, or when a timewait socket takes over.
+        end: Option<End>,
     },
     /// `connect()` failed with this (positive) errno.
-    ConnectFailed {
-        errno: i32,
-        reason: Reason,
-    },
+    ConnectFailed { errno: i32, reason: Reason },
+    /// `bind()`, or `listen()` without it, gave the socket the port [`Event::held`].
+    Bound,
+    /// A socket that held a port of its own is destroyed, and the port is free.
+    Released,
+    /// The socket, which connects, has its local port now, and waits for the answer.
+    Port,
+    /// The task accepted the connection; the state is that of the socket now.
+    Accepted { state: State },
+    /// The task, which is not the owner, closed the socket or shut down its sending side.
+    ClosedBy,
+}
+
+/// How a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The timewait socket that takes its place under the same 4-tuple: [`Event::sock`] of its later events.
+    pub timewait: Option<u64>,
+    /// `sk_err`, a positive errno; 0: none.
+    pub error: i32,
+    /// Bytes of payload, not counting what was sent again.
+    pub sent: u64,
+    /// Bytes of payload, in order.
+    pub received: u64,
+}
+
+/// A socket that the kernel had when it was asked, or one descriptor of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// As [`Event::sock`].
+    pub sock: u64,
+    pub cookie: Option<u64>,
+    pub netns: u32,
+    pub tuple: Tuple,
+    pub held: Option<u16>,
+    pub state: State,
+    /// Of a timewait socket: nanoseconds until it is due; 0 when it is overdue.
+    pub timewait: Option<u64>,
+    /// Who has a descriptor of it.
+    pub holder: Option<Task>,
 }
 
 /// A 4-tuple. IPv4-mapped IPv6 addresses have become IPv4; `family` tells what the socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     pub family: Family,
     pub local: Endpoint,
@@ -71,14 +113,14 @@ impl Comm {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub struct Endpoint {
     pub ip: IpAddr,
     /// Null: none was chosen, or it is not known.
     pub port: Option<u16>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     Ipv4,
@@ -102,8 +144,14 @@ pub enum Role {
 pub enum Owner {
     /// It called `connect()`.
     Connect,
-    /// It called `listen()`, and holds the bound port.
+    /// It called `bind()` or `listen()`, and holds the port.
     Bind,
+    /// It called `accept()`.
+    Accept,
+    /// It called `listen()`, and has not yet accepted the connection.
+    Inherited,
+    /// It had a descriptor of a socket that is older than the tracer, or whose beginning was lost.
+    Snapshot,
     /// Not known.
     None,
 }
@@ -122,7 +170,7 @@ pub enum Reason {
 }
 
 /// TCP states under the names that users of `ss` know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 pub enum State {
     #[serde(rename = "ESTABLISHED")]
     Established,

@@ -12,6 +12,7 @@ pub mod decode;
 pub mod event;
 pub mod host;
 pub mod kernel;
+pub mod ledger;
 pub mod record;
 pub mod ring;
 pub mod sink;

@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use aya::{
     Ebpf, Pod,
-    maps::{MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::Lost;
+use tracer_ebpf as abi;
 
 use crate::event::Event;
 
@@ -16,17 +16,27 @@ const BATCH: usize = 16_384;
 /// The ring buffer and the loss counters of the loaded object.
 pub struct Ring {
     events: RingBuf<MapData>,
-    lost: PerCpuArray<MapData, Counters>,
-    seen: Lost,
+    counters: PerCpuArray<MapData, Counters>,
+    sockets: HashMap<MapData, u64, Remembered>,
+    seen: abi::Counters,
+    /// Entries of the socket table that we removed.
+    forgotten: u64,
     malformed: u64,
 }
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct Counters(Lost);
+struct Counters(abi::Counters);
 
-// SAFETY: two `u64`, any bytes are valid.
+// SAFETY: `u64`s, any bytes are valid.
 unsafe impl Pod for Counters {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Remembered(abi::Socket);
+
+// SAFETY: made of integers, any bytes are valid.
+unsafe impl Pod for Remembered {}
 
 /// What was lost since the last time it was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +45,10 @@ pub struct Losses {
     pub ring: u64,
     /// The socket table was full.
     pub table: u64,
+    /// Timewait sockets that were not found.
+    pub timewait: u64,
+    /// Not lost: connections that got no TIME_WAIT, because `tcp_max_tw_buckets` was reached.
+    pub overflow: u64,
     /// The record was not understood.
     pub malformed: u64,
 }
@@ -48,8 +62,10 @@ impl Ring {
         };
         Ok(Self {
             events: map("EVENTS")?.try_into()?,
-            lost: map("LOST")?.try_into()?,
-            seen: Lost::default(),
+            counters: map("COUNTERS")?.try_into()?,
+            sockets: map("SOCKETS")?.try_into()?,
+            seen: abi::Counters::default(),
+            forgotten: 0,
             malformed: 0,
         })
     }
@@ -71,20 +87,52 @@ impl Ring {
         true
     }
 
+    fn totals(&self) -> Result<abi::Counters, MapError> {
+        let per_cpu = self.counters.get(&0, 0)?;
+        Ok(per_cpu
+            .iter()
+            .fold(abi::Counters::default(), |sum, cpu| abi::Counters {
+                ring: sum.ring + cpu.0.ring,
+                table: sum.table + cpu.0.table,
+                timewait: sum.timewait + cpu.0.timewait,
+                overflow: sum.overflow + cpu.0.overflow,
+                entries: sum.entries.wrapping_add(cpu.0.entries),
+            }))
+    }
+
+    /// How many sockets are in the kernel-side table.
+    pub fn table_used(&self) -> Result<u64, MapError> {
+        let entries = self.totals()?.entries;
+        Ok(entries.wrapping_sub(self.forgotten))
+    }
+
     /// What was lost since the last call.
     pub fn losses(&mut self) -> Result<Losses, MapError> {
-        let per_cpu = self.lost.get(&0, 0)?;
-        let total = per_cpu.iter().fold(Lost::default(), |sum, cpu| Lost {
-            ring: sum.ring + cpu.0.ring,
-            table: sum.table + cpu.0.table,
-        });
+        let total = self.totals()?;
         let losses = Losses {
             ring: total.ring.saturating_sub(self.seen.ring),
             table: total.table.saturating_sub(self.seen.table),
+            timewait: total.timewait.saturating_sub(self.seen.timewait),
+            overflow: total.overflow.saturating_sub(self.seen.overflow),
             malformed: std::mem::take(&mut self.malformed),
         };
         self.seen = total;
         Ok(losses)
+    }
+}
+
+impl Ring {
+    /// Removes the sockets that `is_gone` from the kernel-side table: their last event was lost. Answers how
+    /// many those were.
+    pub fn forget(&mut self, is_gone: impl Fn(u64) -> bool) -> usize {
+        let known: Vec<u64> = self.sockets.keys().filter_map(Result::ok).collect();
+        let gone = known.into_iter().filter(|sock| is_gone(*sock));
+        // One that has gone in the meantime is no error.
+        let count = gone
+            .filter(|sock| self.sockets.remove(sock).is_ok())
+            .count();
+        self.forgotten += count as u64;
+        count
     }
 }
 

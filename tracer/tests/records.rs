@@ -1,165 +1,83 @@
-//! Golden records: what events become, field by field, and that the schema admits it.
+//! Golden records: what the ledger says becomes lines, field by field, and that the schema admits them.
 //!
 //! After an intended change: `UPDATE_GOLDEN=1 cargo test -p tracer --test records`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{env, fs, net::IpAddr, path::Path};
+use std::{env, fs, path::Path, sync::LazyLock};
 
 use serde_json::Value;
 use tracer::{
     clock::Clock,
-    event::{Comm, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple},
     host::process::Processes,
-    kernel::plan::{Backend, Capability},
-    record::{self, Coverage, Netns, Refused, Start, Where},
-    stream::Stream,
+    record::{self, Where},
+    stream::Lines,
 };
+
+mod given;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/records.jsonl");
 
 /// 2026-01-02T03:04:05Z at boot.
 const BOOT: i64 = 1_767_323_045_000_000_000;
 
-fn task(pid: u32, comm: &[u8]) -> Task {
-    let mut bytes = [0; 16];
-    bytes[..comm.len()].copy_from_slice(comm);
-    Task {
-        pid,
-        tid: pid + 1,
-        uid: 33,
-        start_ns: 5_000_000_000,
-        cgroup: u64::MAX,
-        comm: Comm(bytes),
-    }
+/// A /proc in which process 812 is alive, in a container, and everybody else has ended.
+fn proc() -> Processes {
+    let proc = Path::new(env!("CARGO_TARGET_TMPDIR")).join("records-proc");
+    let dir = proc.join("812");
+    fs::create_dir_all(&dir).unwrap();
+    let id = "4b825dc642cb6eb9a060e54bf8d69288fbee4904b825dc642cb6eb9a060e54bf";
+    let cgroup = format!("0::/system.slice/docker-{id}.scope\n");
+    fs::write(dir.join("cgroup"), cgroup).unwrap();
+    let stat = "812 (a) b) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 500 1 1\n";
+    fs::write(dir.join("stat"), stat).unwrap();
+    Processes::at(&proc)
 }
 
-fn endpoint(ip: &str, port: Option<u16>) -> Endpoint {
-    Endpoint {
-        ip: ip.parse::<IpAddr>().unwrap(),
-        port,
-    }
-}
-
-fn event(kind: Kind) -> Event {
-    Event {
-        ts: 61_000_000_007,
-        sock: 1,
-        cookie: Some(4711),
-        netns: 4_026_531_840,
-        tuple: Tuple {
-            family: Family::Ipv4,
-            local: endpoint("10.0.0.7", Some(40123)),
-            peer: endpoint("10.0.0.9", Some(5774)),
-        },
-        role: Some(Role::Client),
-        owner: Owner::Connect,
-        task: Some(task(812, b"worker")),
-        kind,
-    }
-}
-
-fn failure(reason: Reason, local: Endpoint) -> Event {
-    let mut event = event(Kind::ConnectFailed { errno: 99, reason });
-    event.tuple.local = local;
-    event
-}
-
-fn start() -> Start {
-    Start {
-        tracer: "0.1.0".into(),
-        kernel: "6.12.1".into(),
-        coverage: vec![
-            Coverage {
-                capability: Capability::Transitions,
-                hook: Some("inet_sock_set_state"),
-                backend: Some(Backend::TpBtf),
-                refused: Vec::new(),
-                limits: Vec::new(),
-            },
-            Coverage {
-                capability: Capability::ConnectFailure,
-                hook: None,
-                backend: None,
-                refused: vec![Refused {
-                    hook: "inet_hash_connect",
-                    backend: Backend::Fexit,
-                    reason: "load failed: Operation not permitted (os error 1)".into(),
-                }],
-                limits: vec!["something is not seen".into()],
-            },
-        ],
-        netns: vec![Netns {
-            netns: 4_026_531_840,
-            range: Some([32768, 60999]),
-            reserved: Some(0),
-            tw_reuse: Some(2),
-            max_tw_buckets: None,
-        }],
-    }
-}
-
-/// Every kind of line and every alternative in it at least once. The lines that are dated with the time
-/// of writing are made by the caller.
-fn events() -> Vec<Event> {
-    let transition = |old, new| event(Kind::State { old, new });
-    let mut stranger = transition(State::Listen, State::SynRecv);
-    stranger.role = Some(Role::Server);
-    stranger.owner = Owner::None;
-    stranger.task = None;
-    stranger.cookie = None;
-    let mut listener = transition(State::Close, State::Listen);
-    listener.role = Some(Role::Listener);
-    listener.owner = Owner::Bind;
-    listener.tuple.peer = endpoint("0.0.0.0", None);
-    listener.task = Some(task(7, b"\"\\\n\x1b[31m\xff<b>"));
-    let mut older = transition(State::LastAck, State::Close);
-    older.role = None;
-    older.owner = Owner::None;
-    older.task = None;
-    older.tuple.family = Family::Ipv6;
-    older.tuple.peer = endpoint("2001:db8::9", Some(443));
-    vec![
-        transition(State::Close, State::SynSent),
-        transition(State::SynSent, State::Established),
-        transition(State::Established, State::FinWait1),
-        transition(State::FinWait1, State::FinWait2),
-        transition(State::FinWait1, State::Closing),
-        transition(State::FinWait2, State::TimeWait),
-        transition(State::Established, State::CloseWait),
-        stranger,
-        listener,
-        older,
-        failure(Reason::PortsExhausted, endpoint("10.0.0.7", None)),
-        failure(Reason::TupleInUse, endpoint("10.0.0.7", Some(40123))),
-        failure(Reason::NoSourceAddress, endpoint("::", None)),
-    ]
-}
+/// Made once: the tests run at the same time, and share the /proc.
+static TEXT: LazyLock<String> = LazyLock::new(text);
 
 fn text() -> String {
     let clock = Clock::fixed(BOOT, BOOT);
-    let nowhere = Processes::at(Path::new("/nonexistent"));
-    let mut stream = Stream::with("web-3".into(), clock, nowhere);
-    stream.start(&start());
-    for event in events() {
-        stream.event(&event);
+    let mut lines = Lines::new("web-3".into(), clock, proc());
+    lines.start(&given::start());
+    for transition in given::transitions() {
+        lines.effect(&transition);
+    }
+    for (event, reason) in given::failures() {
+        lines.count_event();
+        lines.connect_failed(&event, 99, reason);
+    }
+    for connection in given::connections() {
+        lines.effect(&connection);
+    }
+    for socket in given::sockets() {
+        lines.socket(&socket, given::NOW);
+    }
+    for usage in given::usages() {
+        lines.usage(usage, 10_000_999_999, given::NOW);
+    }
+    for ledger in given::ledgers() {
+        lines.ledger(&ledger, given::NOW);
     }
     for place in [Where::Ring, Where::Program, Where::Table, Where::Output] {
-        stream.loss(1234, place);
+        lines.loss(1234, place, place == Where::Ring);
     }
-    stream.stop();
-    String::from_utf8(stream.lines().to_vec()).unwrap()
+    lines.stop();
+    String::from_utf8(lines.bytes().to_vec()).unwrap()
 }
 
 fn lines() -> Vec<Value> {
-    let text = text();
-    text.lines()
+    TEXT.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-/// Lines that are not dated by an event are dated now: any time will do.
+/// Lines that are not dated by an event or the caller are dated now: any time will do.
 fn without_now(line: &str) -> String {
-    if line.contains(r#""type":"state""#) || line.contains(r#""type":"connect_failed""#) {
+    let dated_now = ["start", "process", "loss", "stop"]
+        .iter()
+        .any(|name| line.contains(&format!(r#""type":"{name}""#)));
+    if !dated_now {
         return line.into();
     }
     let (before, ts) = line.split_once(r#""ts":""#).unwrap();
@@ -169,7 +87,7 @@ fn without_now(line: &str) -> String {
 
 #[test]
 fn records_are_as_agreed() {
-    let lines: Vec<String> = text().lines().map(without_now).collect();
+    let lines: Vec<String> = TEXT.lines().map(without_now).collect();
     if env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(GOLDEN, lines.join("\n") + "\n").unwrap();
     }
@@ -193,19 +111,56 @@ fn every_record_conforms_to_the_schema() {
 fn the_schema_refuses_what_is_no_record() {
     let schema = serde_json::to_value(record::schema()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let good = lines().swap_remove(2);
-    assert_eq!(good["type"], "state");
-    for (field, bad) in [
-        ("type", Value::from("stat")),
-        ("old", Value::from("SYN-SENT")),
-        ("seq", Value::from(-1)),
-        ("owner", Value::Null),
-        ("cookie", Value::from(4711)),
-        ("local", Value::from("10.0.0.7")),
+    let lines = lines();
+    for (kind, field, bad) in [
+        ("state", "type", Value::from("stat")),
+        ("state", "old", Value::from("SYN-SENT")),
+        ("state", "seq", Value::from(-1)),
+        ("state", "owner", Value::Null),
+        ("state", "cookie", Value::from(4711)),
+        ("state", "local", Value::from("10.0.0.7")),
+        ("connection", "end", Value::from("finished")),
+        ("connection", "closed", Value::Null),
+        ("connection", "bytes_sent", Value::from("1")),
+        ("socket", "timewait", Value::Null),
+        ("usage", "ports", Value::from(12)),
+        ("usage", "ports", serde_json::json!({"total": 1})),
+        ("usage", "interval_s", Value::Null),
+        ("ledger", "sockets", Value::from(-1)),
+        ("ledger", "table", Value::from(1)),
     ] {
-        let mut line = good.clone();
+        let mut line = lines.iter().find(|line| line["type"] == kind).cloned();
+        let line = line.as_mut().unwrap();
         line[field] = bad;
-        assert!(!validator.is_valid(&line), "{line}");
+        assert!(!validator.is_valid(line), "{line}");
+    }
+}
+
+#[test]
+fn every_process_is_introduced_before_it_is_named() {
+    let mut known = Vec::new();
+    for line in lines() {
+        if line["type"] == "process" {
+            known.push(line["id"].clone());
+        }
+        for named in [&line["process"]["id"], &line["closed_by"]["id"]] {
+            assert!(named.is_null() || known.contains(named), "{line}");
+        }
+    }
+    assert_eq!(known.len(), 4);
+}
+
+#[test]
+fn the_states_of_ports_add_up() {
+    for line in lines().iter().filter(|line| line["type"] == "usage") {
+        for group in ["ports", "serving"] {
+            let Some(ports) = line[group].as_object() else {
+                continue;
+            };
+            let count = |name: &str| ports[name].as_u64().unwrap();
+            let sum: u64 = ports.keys().map(|name| count(name)).sum();
+            assert_eq!(sum, 2 * count("total"), "{line}");
+        }
     }
 }
 
@@ -214,7 +169,7 @@ fn totals_add_up() {
     let lines = lines();
     let stop = lines.last().unwrap();
     assert_eq!(stop["lines"], lines.len());
-    assert_eq!(stop["events"], events().len());
+    assert_eq!(stop["events"], 3);
     assert_eq!(stop["failures"], 3);
     assert_eq!(stop["lost"], 4 * 1234);
     for (seq, line) in lines.iter().enumerate() {

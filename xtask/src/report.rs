@@ -16,6 +16,9 @@ pub(crate) struct Trial {
     pub(crate) backend: String,
     pub(crate) result: Outcome,
     pub(crate) reason: Option<String>,
+    /// What the trial found out.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

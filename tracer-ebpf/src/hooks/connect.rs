@@ -1,19 +1,19 @@
 //! Connection attempts that fail with EADDRNOTAVAIL.
 //!
 //! `connect()` chooses its port in `inet_hash_connect`, before any packet and without setting
-//! `sk_err`. Where that function can be hooked its result is the truth; elsewhere the failure is
-//! recognized from the transitions that surround it.
+//! `sk_err`. Where that function can be hooked its result is the truth. On every rung the failure is recognized
+//! from the transitions that surround it as well: a hook may be missing, or its run skipped.
 
 use tracer_ebpf::{
     AF_INET, EADDRNOTAVAIL, Event, KIND_NO_SOURCE_ADDRESS, KIND_PORTS_EXHAUSTED, KIND_TUPLE_IN_USE,
-    Socket, Task,
+    Socket, Task, tcp,
 };
 
 use crate::{
     emit::{self, Record},
     hooks::syscall,
     maps::FAILED,
-    sock::{Probe, Reader, Sock},
+    sock::{Common, Probe, Reader, Sock},
     task, words,
 };
 
@@ -40,11 +40,22 @@ pub(crate) fn hashed<R: Reader>(sock: Option<Sock<R>>, result: i32) {
 /// `tcp_v4_connect` or `tcp_v6_connect` returned `result` for an attempt to reach `address`.
 #[inline(always)]
 pub(crate) fn returned<R: Reader>(sock: Option<Sock<R>>, address: u64, result: i32) {
-    if result != -EADDRNOTAVAIL {
-        return;
-    }
     let Some(sock) = sock else { return };
-    ended(sock, task::current(), Address::Kernel(address));
+    match result {
+        0 => under_way(sock),
+        EADDRNOTAVAIL_RESULT => ended(sock, task::current(), Address::Kernel(address)),
+        _ => {}
+    }
+}
+
+const EADDRNOTAVAIL_RESULT: i32 = -EADDRNOTAVAIL;
+
+/// An attempt goes on after the call that began it: no transition has told its port yet.
+#[inline(always)]
+pub(crate) fn under_way<R: Reader>(sock: Sock<R>) {
+    if sock.state() == tcp::SYN_SENT && sock.local_port() != 0 {
+        emit::port(sock);
+    }
 }
 
 /// Whether this call of `tcp_v4_connect` is one that `tcp_v6_connect` made for a mapped address: then

@@ -1,5 +1,8 @@
-//! What each hook does, one file per topic; the entries in `main.rs` only unpack arguments.
+//! What each hook does, one file per topic; the entries only unpack arguments.
 
 pub(crate) mod connect;
+pub(crate) mod dump;
+pub(crate) mod port;
 pub(crate) mod state;
 pub(crate) mod syscall;
+pub(crate) mod timewait;

@@ -9,10 +9,9 @@ use tracer_ebpf::{
 
 use crate::{
     emit,
-    hooks::connect,
-    maps::SOCKETS,
-    sock::{Reader, Sock},
-    task,
+    hooks::{connect, port, timewait},
+    sock::{Common, Reader, Sock},
+    table, task,
 };
 
 /// One transition. Failed connection attempts are recognized here as well: where no hook sees the result of
@@ -26,22 +25,28 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
             socket.write_seq = sock.write_seq();
             connect::begins(sock);
         }
-        if SOCKETS.insert(sock.key(), socket, 0).is_err() {
+        if table::insert(sock.key(), &socket).is_err() {
             table_full(ctx);
         }
         emit::state(sock, old, new, Some(&socket));
         return;
     }
-    // SAFETY: the kernel serializes the transitions of one socket, and only they write its entry.
-    let socket = unsafe { SOCKETS.get(sock.key()) };
-    emit::state(sock, old, new, socket);
-    if new != tcp::CLOSE {
-        return;
+    let socket = table::find(sock);
+    let socket = socket.as_deref();
+    match new {
+        tcp::CLOSE => {
+            emit::end(sock, old, socket, timewait::successor(sock, old, socket));
+            if old == tcp::SYN_SENT {
+                connect::closed_in_syn_sent(sock, socket);
+            }
+            table::remove(sock.key());
+        }
+        tcp::FIN_WAIT1 | tcp::LAST_ACK => {
+            port::closing(sock, socket);
+            emit::state(sock, old, new, socket);
+        }
+        _ => emit::state(sock, old, new, socket),
     }
-    if old == tcp::SYN_SENT {
-        connect::closed_in_syn_sent(sock, socket);
-    }
-    let _ = SOCKETS.remove(sock.key());
 }
 
 /// What to remember of a socket from its first transition on. These, `LISTEN -> SYN_RECV` apart, are
@@ -64,15 +69,16 @@ fn first_seen(old: u8, new: u8) -> Option<Socket> {
         task,
         role,
         owner,
-        pad: 0,
-        write_seq: 0,
+        ..Socket::default()
     })
 }
 
 /// Logged once per CPU; each further one is in the counter.
 #[inline(always)]
 fn table_full<C: EbpfContext>(ctx: &C) {
-    if emit::table_full() {
-        warn!(ctx, "the socket table is full: see --max-sockets");
-    }
+    emit::count(|counters| {
+        if counters.table == 1 {
+            warn!(ctx, "the socket table is full: see --max-sockets");
+        }
+    });
 }

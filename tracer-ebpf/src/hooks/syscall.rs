@@ -1,13 +1,17 @@
-//! System calls that connect, and io_uring: how kernels without fentry and kprobes tell the errno of a
-//! failed attempt. Called for TCP and everything else; cheap until a call fails with EADDRNOTAVAIL.
+//! System calls that connect, bind and accept, and io_uring: how kernels without fentry and kprobes tell the
+//! errno of a failed attempt, and who takes a port or a connection. Called for TCP and everything else; a call
+//! that connects is cheap until it fails with EADDRNOTAVAIL.
 
-use tracer_ebpf::{AF_INET, AF_INET6, EADDRNOTAVAIL, IPPROTO_TCP, Task};
+use tracer_ebpf::{EADDRNOTAVAIL, Task};
 
 use crate::{
     globals::*,
-    hooks::connect::{self, Address},
+    hooks::{
+        connect::{self, Address},
+        port,
+    },
     maps::{CALLS, Call},
-    sock::{Probe, Reader, Sock},
+    sock::{Probe, Reader},
     task,
 };
 
@@ -48,14 +52,24 @@ pub(crate) fn exit(result: i64) {
     };
     let Call { target, address } = *call;
     let _ = CALLS.remove(thread);
-    if result == -i64::from(EADDRNOTAVAIL) {
-        attempt_failed(
+    match result {
+        FAILED => attempt_failed(
             task::sock_of_fd(target as u32),
             task::current(),
             Address::User(address),
-        );
+        ),
+        PENDING => {
+            if let Some(sock) = port::tcp_socket(task::sock_of_fd(target as u32)) {
+                connect::under_way(sock);
+            }
+        }
+        _ => {}
     }
 }
+
+/// Results of a system call that connects.
+const FAILED: i64 = -(EADDRNOTAVAIL as i64);
+const PENDING: i64 = -115; // EINPROGRESS
 
 /// The io_uring operations that connect (`enum io_uring_op`, include/uapi/linux/io_uring.h): CONNECT, and
 /// with MSG_FASTOPEN the SEND family. BIND, too, can end with EADDRNOTAVAIL.
@@ -83,14 +97,49 @@ pub(crate) fn completed(request: u64, result: i32) {
 
 #[inline(always)]
 fn attempt_failed(sk: u64, task: Task, address: Address) {
-    let sk = sk as *const u8;
-    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
+    if let Some(sock) = port::tcp_socket(sk) {
+        connect::ended(sock, task, address);
+    }
+}
+
+/// The current thread leaves `bind()` or `listen()` on `fd`.
+#[inline(always)]
+pub(crate) fn bound(fd: u64, result: i64) {
+    if result == 0 {
+        port::bound(port::tcp_socket(task::sock_of_fd(fd as u32)));
+    }
+}
+
+/// The current thread leaves `accept()` or `accept4()` with `result`, a descriptor or an error.
+#[inline(always)]
+pub(crate) fn accepted(result: i64) {
+    if result < 0 {
         return;
     }
-    let Some(sock) = Sock::new(Probe, sk) else {
+    if let Some(sock) = port::tcp_socket(task::sock_of_fd(result as u32)) {
+        port::accepted(sock);
+    }
+}
+
+/// `enum io_uring_op`, include/uapi/linux/io_uring.h.
+const ACCEPT: u8 = 13;
+const BIND: u8 = 56;
+const LISTEN: u8 = 57;
+
+/// io_uring completed `request` with `result`, as in [`completed`]. An accept that gives a direct descriptor, or
+/// is one of many that one request makes, is not seen.
+#[inline(always)]
+pub(crate) fn completed_well(request: u64, result: i32) {
+    if result < 0 || request == 0 || task::is_kernel_thread() {
         return;
-    };
-    if matches!(sock.family(), AF_INET | AF_INET6) {
-        connect::ended(sock, task, address);
+    }
+    let request = request as *const u8;
+    match Probe.read(request, IO_KIOCB_OPCODE.load()) {
+        ACCEPT => accepted(result.into()),
+        BIND | LISTEN => {
+            let file: u64 = Probe.read(request, IO_KIOCB_FILE.load());
+            port::bound(port::tcp_socket(task::sock_of_file(file)));
+        }
+        _ => {}
     }
 }

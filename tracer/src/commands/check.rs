@@ -9,7 +9,7 @@ use crate::{
     kernel::{
         facts::Facts,
         load::{self, Covered, Sizes},
-        plan::{Capability, Rung},
+        plan::Rung,
         tracefs,
     },
     sink::{Sink, Stdout},
@@ -37,10 +37,7 @@ pub fn run(forced: Option<Rung>) -> Result<Outcome> {
 }
 
 fn describe(covered: &Covered) -> String {
-    let what = match covered.capability {
-        Capability::Transitions => "TCP state transitions",
-        Capability::ConnectFailure => "failed connects (EADDRNOTAVAIL)",
-    };
+    let what = covered.capability.name();
     let mut text = match covered.by {
         Some((backend, hook)) => format!("{what}: {} {hook}\n", load::name(backend)),
         None => format!("{what}: NOT COVERED\n"),

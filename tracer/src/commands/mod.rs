@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod check;
+mod resync;
 pub mod schema;
 pub mod trace;
 

@@ -7,16 +7,22 @@ use aya_log::EbpfLogger;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::Outcome;
+use super::{Outcome, resync::Resync};
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     config::Config,
     host::netns,
-    kernel::{facts::Facts, load, load::Loaded, misses, tracefs},
-    record::{Coverage, Refused, Start, Where},
+    kernel::{
+        dump::{Part, Summary},
+        facts::Facts,
+        load,
+        load::Loaded,
+        misses, tracefs,
+    },
+    record::{Coverage, Netns, Refused, Start, Table, Where},
     ring::Ring,
     sink::{Sink, Stdout},
     stream::Stream,
@@ -41,7 +47,7 @@ pub fn run(config: Config) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?
-        .block_on(trace(&facts.release, loaded))
+        .block_on(trace(config, &facts.release, loaded))
 }
 
 fn warn_of_gaps(loaded: &Loaded) {
@@ -51,13 +57,13 @@ fn warn_of_gaps(loaded: &Loaded) {
         .filter(|covered| covered.by.is_none())
     {
         log::warn!(
-            "{:?} is not covered here; `tracer check` says why",
-            covered.capability
+            "not covered here: {}; `tracer check` says why",
+            covered.capability.name()
         );
     }
 }
 
-async fn trace(release: &str, mut loaded: Loaded) -> Result<Outcome> {
+async fn trace(config: Config, release: &str, mut loaded: Loaded) -> Result<Outcome> {
     let signals = Signals::new()?;
     let logger =
         EbpfLogger::init(&mut loaded.ebpf).context("kernel-side messages can't be read")?;
@@ -68,14 +74,16 @@ async fn trace(release: &str, mut loaded: Loaded) -> Result<Outcome> {
     let mut stream = Stream::new();
     stream.start(&start(release, &loaded));
     let mut tracer = Tracer {
+        resync: Resync::new(&mut loaded),
         loaded: Some(loaded),
+        table: config.sizes.sockets,
         ring,
         misses: 0,
         stream,
         logger,
         sink: Stdout,
     };
-    match tracer.run(signals).await {
+    match tracer.run(signals, config.interval).await {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
         Err(error) => Err(error).context("standard output can't be written"),
         Ok(()) if tracer.stream.has_lost() => Ok(Outcome::Lossy),
@@ -103,7 +111,18 @@ fn start(release: &str, loaded: &Loaded) -> Start {
         tracer: env!("CARGO_PKG_VERSION").into(),
         kernel: release.into(),
         coverage: coverage.collect(),
-        netns: vec![netns::current()],
+        netns: namespaces(),
+    }
+}
+
+/// Those of the host, or at least our own.
+fn namespaces() -> Vec<Netns> {
+    match netns::all() {
+        Ok(namespaces) => netns::settings(&namespaces),
+        Err(error) => {
+            log::warn!("network namespaces can't be listed: {error}");
+            vec![netns::current()]
+        }
     }
 }
 
@@ -112,30 +131,56 @@ struct Tracer {
     loaded: Option<Loaded>,
     /// Skipped runs that have been reported.
     misses: u64,
+    /// Size of the kernel-side socket table.
+    table: u32,
     ring: AsyncFd<Ring>,
     stream: Stream,
+    resync: Resync,
     logger: EbpfLogger<&'static dyn log::Log>,
     sink: Stdout,
 }
 
+/// What the loop woke up for.
+enum Wake {
+    Stop,
+    Snapshot,
+    Tick,
+    Usage,
+    Dump(Option<Part>),
+    Ring(io::Result<()>),
+}
+
 impl Tracer {
-    async fn run(&mut self, signals: Signals) -> io::Result<()> {
+    async fn run(&mut self, signals: Signals, every: Duration) -> io::Result<()> {
         self.flush()?;
-        self.stream(signals).await?;
+        self.resync.start(&mut self.stream);
+        self.stream(signals, every).await?;
         self.finish()
     }
 
     /// Until a signal.
-    async fn stream(&mut self, mut signals: Signals) -> io::Result<()> {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn stream(&mut self, mut signals: Signals, every: Duration) -> io::Result<()> {
+        let mut tick = regular(TICK);
+        let mut usage = regular(every);
         loop {
-            tokio::select! {
-                () = signals.received() => return Ok(()),
-                _ = tick.tick() => self.tick()?,
+            let wake = tokio::select! {
+                heard = signals.heard() => heard,
+                _ = tick.tick() => Wake::Tick,
+                _ = usage.tick() => Wake::Usage,
+                part = self.resync.part() => Wake::Dump(part),
                 ready = self.ring.readable_mut() => {
                     // Cleared before draining: an event that comes later makes it ready anew.
-                    ready?.clear_ready();
+                    Wake::Ring(ready.map(|mut ready| ready.clear_ready()))
+                }
+            };
+            match wake {
+                Wake::Stop => return Ok(()),
+                Wake::Snapshot => self.snapshot()?,
+                Wake::Tick => self.tick()?,
+                Wake::Usage => self.usage()?,
+                Wake::Dump(part) => self.take_part(part)?,
+                Wake::Ring(ready) => {
+                    ready?;
                     sleep(NAP).await;
                     while self.drain()? {
                         if signals.pending().await {
@@ -155,27 +200,91 @@ impl Tracer {
         Ok(more)
     }
 
+    fn drain_all(&mut self) -> io::Result<()> {
+        while self.drain()? {}
+        Ok(())
+    }
+
     fn tick(&mut self) -> io::Result<()> {
         if self.sink.is_closed() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         self.stream.set_clock(Clock::read());
         self.logger.flush();
-        self.report_losses()?;
+        self.look_for_losses()?;
+        self.resync.tick(&mut self.stream);
         self.drain().map(drop)
     }
 
-    fn report_losses(&mut self) -> io::Result<()> {
+    /// What SIGUSR2 asks for.
+    fn snapshot(&mut self) -> io::Result<()> {
+        self.drain_all()?;
+        self.look_at_table()?;
+        let sink = &mut self.sink;
+        self.stream
+            .snapshot(clock::now(), &mut |lines| sink.write(lines))?;
+        self.flush()
+    }
+
+    fn usage(&mut self) -> io::Result<()> {
+        if self.resync.usage_follows(&mut self.stream) {
+            return Ok(());
+        }
+        self.drain_all()?;
+        self.look_at_table()?;
+        self.stream.usage(clock::now());
+        self.flush()
+    }
+
+    /// Rows are compared after all events from before they were read, and the end after all from before
+    /// that.
+    fn take_part(&mut self, part: Option<Part>) -> io::Result<()> {
+        self.drain_all()?;
+        match part {
+            Some(Part::Rows(rows)) => {
+                for row in &rows {
+                    self.stream.row(row);
+                }
+            }
+            Some(Part::Done(summary)) => self.resynced(&summary)?,
+            None => self.resynced(&Summary::default())?,
+        }
+        self.flush()
+    }
+
+    fn resynced(&mut self, summary: &Summary) -> io::Result<()> {
+        let ended = self.resync.end(summary, &mut self.stream);
+        if ended.after_loss {
+            let stream = &self.stream;
+            let forgotten = self.ring.get_mut().forget(|sock| !stream.knows(sock));
+            log::debug!("{forgotten} sockets of the kernel-side table are gone");
+        }
+        if ended.usage {
+            self.look_at_table()?;
+            self.stream.usage(clock::now());
+        }
+        Ok(())
+    }
+
+    fn look_at_table(&mut self) -> io::Result<()> {
+        let used = self.ring.get_ref().table_used().map_err(io::Error::other)?;
+        let size = self.table.into();
+        self.stream.set_table(Table { used, size });
+        Ok(())
+    }
+
+    fn look_for_losses(&mut self) -> io::Result<()> {
         let losses = self.ring.get_mut().losses().map_err(io::Error::other)?;
+        self.stream.add_overflow(losses.overflow);
         let missed = self.missed();
         for (count, place) in [
             (losses.ring, Where::Ring),
-            (missed, Where::Program),
+            (missed + losses.timewait, Where::Program),
             (losses.table, Where::Table),
             (losses.malformed, Where::Output),
         ] {
             if count > 0 {
-                self.stream.loss(count, place);
+                self.resync.lost(count, place, &mut self.stream);
             }
         }
         Ok(())
@@ -199,20 +308,31 @@ impl Tracer {
 
     fn finish(&mut self) -> io::Result<()> {
         // The counters end with the programs. What is in the ring after them is all there will be.
-        self.report_losses()?;
+        self.look_for_losses()?;
         self.loaded = None;
-        while self.drain()? {}
+        self.drain_all()?;
         self.logger.flush();
-        self.report_losses()?;
-        self.stream.stop();
+        self.look_for_losses()?;
+        self.resync.give_up(&mut self.stream);
+        let sink = &mut self.sink;
+        self.stream
+            .stop(clock::now(), &mut |lines| sink.write(lines))?;
         self.flush()
     }
 }
 
-/// SIGINT and SIGTERM: a normal end.
+/// The first tick comes after the period.
+fn regular(period: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    ask: Signal,
 }
 
 impl Signals {
@@ -221,9 +341,19 @@ impl Signals {
         Ok(Self {
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
+            ask: on(SignalKind::user_defined2())?,
         })
     }
 
+    async fn heard(&mut self) -> Wake {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wake::Stop,
+            _ = self.terminate.recv() => Wake::Stop,
+            _ = self.ask.recv() => Wake::Snapshot,
+        }
+    }
+
+    /// One that ends the run.
     async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

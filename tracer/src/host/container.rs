@@ -4,9 +4,10 @@ use crate::record::Container;
 
 /// Names that container runtimes give the cgroup of a container: prefix of the path's part, its
 /// suffix, and the runtime. The systemd cgroup driver makes scopes, the cgroupfs driver bare ids.
-const SCOPES: [(&str, &str, &str); 6] = [
+const SCOPES: [(&str, &str, &str); 7] = [
     ("docker-", ".scope", "docker"),
     ("cri-containerd-", ".scope", "containerd"),
+    ("nerdctl-", ".scope", "containerd"),
     ("crio-", ".scope", "cri-o"),
     ("crio-", "", "cri-o"),
     ("libpod-", ".scope", "podman"),
@@ -40,13 +41,15 @@ fn bare(part: &str, parents: &[&str]) -> Option<Container> {
     if !is_id(part) {
         return None;
     }
-    let runtime = PARENTS.iter().find_map(|(parent, runtime)| {
-        parents
-            .iter()
-            .any(|part| *part == *parent || part.starts_with(&format!("{parent}.")))
-            .then_some(*runtime)
-    });
+    // The nearest parent decides: a container may run in a container of another runtime.
+    let runtime = parents.iter().rev().find_map(|part| runtime_below(part));
     runtime.map(|runtime| container(runtime, part))
+}
+
+fn runtime_below(parent: &str) -> Option<&'static str> {
+    let name = parent.split('.').next();
+    let found = PARENTS.iter().find(|(parent, _)| name == Some(*parent));
+    found.map(|(_, runtime)| *runtime)
 }
 
 fn service(parts: &[&str]) -> Option<Container> {
@@ -82,6 +85,9 @@ mod tests {
                 "containerd",
             ),
             ("/kubepods/besteffort/pod1/ID", "containerd"),
+            ("/docker/ID/kubelet/kubepods/pod1/ID", "containerd"),
+            ("/kubepods.slice/docker/ID", "docker"),
+            ("/system.slice/nerdctl-ID.scope", "containerd"),
             (
                 "/kubepods.slice/kubepods-pod1.slice/crio-ID.scope/container",
                 "cri-o",

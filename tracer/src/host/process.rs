@@ -57,6 +57,12 @@ impl Processes {
         (id, Some(identity))
     }
 
+    /// Whether the task's process has not ended yet.
+    pub fn is_alive(&self, task: &Task) -> bool {
+        let stat = Stat::read(&self.proc.join(task.pid.to_string()));
+        stat.is_some_and(|stat| stat.is_start(task.start_ns) && stat.is_running())
+    }
+
     fn remember(&mut self, key: Key, id: Arc<str>) {
         if self.current.len() >= GENERATION {
             self.previous = std::mem::take(&mut self.current);
@@ -69,7 +75,7 @@ impl Processes {
         let exe = fs::read_link(dir.join("exe")).ok();
         let cgroup = fs::read_to_string(dir.join("cgroup")).ok();
         // Read last: if it is still the same process now, it was when the others were read.
-        let same = start_ticks(&dir) == Some(task.start_ns / NS_PER_TICK);
+        let same = Stat::read(&dir).is_some_and(|stat| stat.is_start(task.start_ns));
         let exe = exe.filter(|_| same);
         let cgroup = cgroup.filter(|_| same).and_then(|text| cgroup_path(&text));
         ProcessIdentity {
@@ -86,12 +92,39 @@ impl Processes {
     }
 }
 
-/// Field 22 of `/proc/PID/stat`: start in ticks since boot. The name before it may hold anything.
-fn start_ticks(dir: &Path) -> Option<u64> {
-    let stat = fs::read(dir.join("stat")).ok()?;
-    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+/// What `/proc/PID/stat` says that matters here.
+struct Stat {
+    /// One letter.
+    state: u8,
+    /// Threads that have not ended, and the first one even if it has.
+    threads: u64,
+    /// Start, in ticks since boot.
+    start: u64,
+}
+
+impl Stat {
+    fn read(dir: &Path) -> Option<Self> {
+        let stat = fs::read(dir.join("stat")).ok()?;
+        // The name before the fields may hold anything.
+        let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(end_of_name + 1..)?).ok()?;
+        // The first of these is the file's third field.
+        let fields: Vec<&str> = rest.split_ascii_whitespace().take(20).collect();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            threads: fields.get(17)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    fn is_start(&self, start_ns: u64) -> bool {
+        self.start == start_ns / NS_PER_TICK
+    }
+
+    /// A zombie has ended, unless it is only the first of several threads.
+    fn is_running(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X') || self.threads > 1
+    }
 }
 
 /// The cgroup v2 path (`0::`), or on a host with v1 only that of systemd's own hierarchy.
@@ -127,12 +160,51 @@ mod tests {
         }
     }
 
+    fn start_of(pid: u32) -> u64 {
+        let dir = Path::new("/proc").join(pid.to_string());
+        Stat::read(&dir).unwrap().start * NS_PER_TICK + 5
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive_and_neither_is_another_of_that_pid() {
+        let processes = Processes::default();
+        let own = std::process::id();
+        assert!(processes.is_alive(&task(own, start_of(own))));
+        assert!(!processes.is_alive(&task(own, 1)));
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let task = task(child.id(), start_of(child.id()));
+        assert!(processes.is_alive(&task));
+        drop(child.stdin.take());
+        let dir = Path::new("/proc").join(child.id().to_string());
+        while Stat::read(&dir).unwrap().state != b'Z' {
+            std::thread::yield_now();
+        }
+        assert!(!processes.is_alive(&task));
+        child.wait().unwrap();
+        assert!(!processes.is_alive(&task));
+    }
+
+    #[test]
+    fn a_process_lives_on_when_its_first_thread_has_ended() {
+        let stat = |state, threads| Stat {
+            state,
+            threads,
+            start: 0,
+        };
+        assert!(stat(b'Z', 2).is_running());
+        assert!(!stat(b'Z', 1).is_running());
+        assert!(!stat(b'X', 1).is_running());
+        assert!(stat(b'S', 1).is_running());
+    }
+
     #[test]
     fn a_process_is_introduced_once() {
         let mut processes = Processes::default();
         let pid = std::process::id();
-        let ticks = start_ticks(&Path::new("/proc").join(pid.to_string())).unwrap();
-        let task = task(pid, ticks * NS_PER_TICK + 5);
+        let task = task(pid, start_of(pid));
         let (id, identity) = processes.meet(&task, &Clock::read());
         let identity = identity.unwrap();
         assert_eq!(*id, *identity.id);

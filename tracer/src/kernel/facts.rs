@@ -43,11 +43,16 @@ pub struct Facts {
     functions: BTreeMap<&'static str, Result<u32, String>>,
 }
 
-const FUNCTIONS: [&str; 4] = [
+const FUNCTIONS: [&str; 9] = [
     "inet_hash_connect",
     "inet6_hash_connect",
     "tcp_v4_connect",
     "tcp_v6_connect",
+    "inet_twsk_alloc",
+    "__inet_twsk_schedule",
+    "inet_twsk_kill",
+    "inet_csk_accept",
+    "inet_csk_get_port",
 ];
 
 /// The variant of `bpf_get_socket_cookie` that tracing programs may call (net/core/filter.c, since
@@ -82,7 +87,6 @@ impl Facts {
 
     /// Whether `io_uring_complete` names its request (since 6.0), so that its socket can be found.
     pub fn completions_have_requests(&self) -> bool {
-        let has = |name| self.globals.iter().any(|global| global.name == name);
         [
             "COMPLETE_REQ",
             "COMPLETE_RES",
@@ -90,7 +94,12 @@ impl Facts {
             "IO_KIOCB_OPCODE",
         ]
         .into_iter()
-        .all(has)
+        .all(|name| self.has(name))
+    }
+
+    /// Whether this kernel has what a global of the programs stands for.
+    fn has(&self, name: &str) -> bool {
+        self.globals.iter().any(|global| global.name == name)
     }
 }
 
@@ -112,6 +121,10 @@ impl plan::Facts for Facts {
 
     fn has_kprobes(&self) -> bool {
         Path::new(KPROBE_PMU).exists()
+    }
+
+    fn has_hash_table(&self) -> bool {
+        self.has("NET_HASHINFO")
     }
 
     fn architecture(&self) -> &str {

@@ -49,6 +49,16 @@ const FIELDS: &[Field] = &[
     field("SOCK_COMMON_DPORT", "sock_common", "skc_dport", 2),
     field("SOCK_COMMON_COOKIE", "sock_common", "skc_cookie", 8),
     field("SOCK_COMMON_NET", "sock_common", "skc_net.net", 8),
+    field("SOCK_COMMON_NUM", "sock_common", "skc_num", 2),
+    field("SOCK_COMMON_STATE", "sock_common", "skc_state", 1),
+    field("SOCK_COMMON_FLAGS", "sock_common", "skc_flags", 8),
+    field("SOCK_COMMON_HASH", "sock_common", "skc_hash", 4),
+    field(
+        "SOCK_COMMON_NULLS_NODE",
+        "sock_common",
+        "skc_nulls_node",
+        16,
+    ),
     field("NET_INUM", "net", "ns.inum", 4),
     field("SOCK_PROTOCOL", "sock", "sk_protocol", 2),
     field("SOCK_ERR", "sock", "sk_err", 4),
@@ -57,15 +67,69 @@ const FIELDS: &[Field] = &[
     field("TCP_SOCK_PACKETS_OUT", "tcp_sock", "packets_out", 4),
     field("TCP_SOCK_WRITE_SEQ", "tcp_sock", "write_seq", 4),
     field("TCP_SOCK_MSS_CLAMP", "tcp_sock", "rx_opt.mss_clamp", 2),
+    field("TCP_SOCK_LINGER2", "tcp_sock", "linger2", 4),
+    field("TCP_SOCK_BYTES_SENT", "tcp_sock", "bytes_sent", 8),
+    field("TCP_SOCK_BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
+    field("TCP_SOCK_BYTES_RECEIVED", "tcp_sock", "bytes_received", 8),
+    field("TIMEWAIT_SUBSTATE", "inet_timewait_sock", "tw_substate", 1),
+    field("TIMEWAIT_SPORT", "inet_timewait_sock", "tw_sport", 2),
+    field("TIMEWAIT_TIMER", "inet_timewait_sock", "tw_timer.entry", 16),
+    field("TIMER_EXPIRES", "timer_list", "expires", 8),
+    field("TIMER_FUNCTION", "timer_list", "function", 8),
+    // Between 5.17 and 6.0 the death row is behind a pointer; only the tracepoint rung needs it.
+    Field {
+        optional: true,
+        ..field("NET_HASHINFO", "net", "ipv4.tcp_death_row.hashinfo", 8)
+    },
+    // Since 6.0 one more than the count.
+    Field {
+        optional: true,
+        ..field(
+            "NET_TIMEWAIT_COUNT",
+            "net",
+            "ipv4.tcp_death_row.tw_refcount",
+            4,
+        )
+    },
+    Field {
+        optional: true,
+        ..field(
+            "NET_TIMEWAIT_COUNT",
+            "net",
+            "ipv4.tcp_death_row.tw_count",
+            4,
+        )
+    },
+    Field {
+        optional: true,
+        ..field(
+            "NET_TIMEWAIT_MAX",
+            "net",
+            "ipv4.tcp_death_row.sysctl_max_tw_buckets",
+            4,
+        )
+    },
+    field("HASHINFO_EHASH", "inet_hashinfo", "ehash", 8),
+    field("HASHINFO_EHASH_MASK", "inet_hashinfo", "ehash_mask", 4),
     field("TASK_GROUP_LEADER", "task_struct", "group_leader", 8),
     field("TASK_START_BOOTTIME", "task_struct", "start_boottime", 8),
     field("TASK_COMM", "task_struct", "comm", 16),
     field("TASK_FLAGS", "task_struct", "flags", 4),
     field("TASK_FILES", "task_struct", "files", 8),
+    field("TASK_PID", "task_struct", "pid", 4),
+    field("TASK_TGID", "task_struct", "tgid", 4),
+    field("TASK_CRED", "task_struct", "cred", 8),
+    field("TASK_CGROUPS", "task_struct", "cgroups", 8),
+    field("CRED_UID", "cred", "uid", 4),
+    field("CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp", 8),
+    field("CGROUP_KN", "cgroup", "kn", 8),
+    field("KERNFS_ID", "kernfs_node", "id", 8),
     field("FILES_FDT", "files_struct", "fdt", 8),
     field("FDTABLE_FD", "fdtable", "fd", 8),
     field("FDTABLE_MAX_FDS", "fdtable", "max_fds", 4),
     field("FILE_PRIVATE_DATA", "file", "private_data", 8),
+    field("FILE_INODE", "file", "f_inode", 8),
+    field("INODE_MODE", "inode", "i_mode", 2),
     field("SOCKET_SK", "socket", "sk", 8),
     // Absent from a kernel without io_uring, which then has no such completions either.
     Field {

@@ -3,7 +3,10 @@
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{BtfTracePoint, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    programs::{
+        BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint,
+        TracePoint,
+    },
 };
 use thiserror::Error;
 
@@ -69,6 +72,10 @@ pub struct Loaded {
 const KRETPROBE_LIMIT: &str = "while more threads connect at once than the kernel has kretprobe instances, \
     a connect without a source address may be missed";
 
+/// See `hooks/timewait.rs` of the kernel side.
+const TIMER_LIMIT: &str = "the peer's FIN, an end of TIME_WAIT other than by its timer or by reuse of the 4-tuple, \
+    and the port of a connect() that waits show only at the next interval";
+
 /// Loads and attaches. Without any hook for transitions, or with a forced rung that does not give
 /// everything, this is an error; otherwise what is missing is in the coverage.
 pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded, Error> {
@@ -78,23 +85,18 @@ pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded,
         ebpf: &mut ebpf,
         btf: &btf,
     };
-    let choices = plan::choose(plan::connect_failure(), facts, forced);
-    let mut failures = loader.cover(Capability::ConnectFailure, choices);
-    match failures.by.map(|(backend, _)| backend) {
-        Some(Backend::Tracepoint) => loader.watch_io_uring(facts, &mut failures),
-        Some(Backend::Kprobe) => failures.limits.push(KRETPROBE_LIMIT.into()),
-        _ => {}
+    let mut coverage = Vec::with_capacity(Capability::ALL.len());
+    for capability in Capability::ALL {
+        let choices = plan::choose(capability.candidates(), facts, forced);
+        let mut covered = loader.cover(capability, choices);
+        loader.know_limits(facts, &mut covered);
+        if capability == Capability::Transitions || forced.is_some() {
+            require(&covered)?;
+        }
+        coverage.push(covered);
     }
-    let choices = plan::choose(plan::transitions(), facts, forced);
-    let transitions = loader.cover(Capability::Transitions, choices);
-    require(&transitions, "transitions")?;
-    if forced.is_some() {
-        require(&failures, "connect failures")?;
-    }
-    Ok(Loaded {
-        ebpf,
-        coverage: vec![transitions, failures],
-    })
+    coverage.reverse();
+    Ok(Loaded { ebpf, coverage })
 }
 
 /// Creates the maps and sets the globals; loads no program.
@@ -127,7 +129,7 @@ fn check_abi(ebpf: &Ebpf) -> Result<(), Error> {
     }
 }
 
-fn require(covered: &Covered, what: &'static str) -> Result<(), Error> {
+fn require(covered: &Covered) -> Result<(), Error> {
     if covered.by.is_some() {
         return Ok(());
     }
@@ -143,7 +145,7 @@ fn require(covered: &Covered, what: &'static str) -> Result<(), Error> {
             )
         })
         .collect();
-    Err(Error::NoHook(what, reasons.join("; ")))
+    Err(Error::NoHook(covered.capability.name(), reasons.join("; ")))
 }
 
 /// The name of a backend as records show it.
@@ -154,6 +156,7 @@ pub fn name(backend: Backend) -> &'static str {
         Backend::Kprobe => "kprobe",
         Backend::RawTracepoint => "raw_tracepoint",
         Backend::Tracepoint => "tracepoint",
+        Backend::Iterator => "iterator",
     }
 }
 
@@ -204,18 +207,45 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The tracepoint rung sees io_uring only through its completions.
-    fn watch_io_uring(&mut self, facts: &Facts, covered: &mut Covered) {
+    /// Adds what the chosen hook does not see.
+    fn know_limits(&mut self, facts: &Facts, covered: &mut Covered) {
+        let Some((backend, _)) = covered.by else {
+            return;
+        };
+        match (covered.capability, backend) {
+            (Capability::ConnectFailure, Backend::Kprobe) => {
+                covered.limits.push(KRETPROBE_LIMIT.into());
+            }
+            (Capability::ConnectFailure, Backend::Tracepoint) => {
+                let unseen = "a connect through io_uring without a source address is not seen";
+                self.watch_io_uring(facts, plan::IO_URING_FAILED, unseen, covered);
+            }
+            (Capability::TimeWait, Backend::RawTracepoint) => {
+                covered.limits.push(TIMER_LIMIT.into());
+            }
+            (Capability::Accept, Backend::Tracepoint) => {
+                let unseen = "accept, bind and listen through io_uring are not seen";
+                self.watch_io_uring(facts, plan::IO_URING_DONE, unseen, covered);
+            }
+            _ => {}
+        }
+    }
+
+    /// System call tracepoints see io_uring only through its completions.
+    fn watch_io_uring(
+        &mut self,
+        facts: &Facts,
+        program: plan::Program,
+        unseen: &str,
+        covered: &mut Covered,
+    ) {
         let outcome = if facts.completions_have_requests() {
-            self.attach(plan::IO_URING_COMPLETE)
-                .map_err(|error| reason(&error))
+            self.attach(program).map_err(|error| reason(&error))
         } else {
             Err("this kernel's io_uring:io_uring_complete does not name the request".into())
         };
         if let Err(reason) = outcome {
-            covered.limits.push(format!(
-                "a connect through io_uring without a source address is not seen: {reason}"
-            ));
+            covered.limits.push(format!("{unseen}: {reason}"));
         }
     }
 
@@ -228,6 +258,11 @@ impl Loader<'_> {
         match program.target {
             Target::TpBtf(function) => {
                 let program: &mut BtfTracePoint = loaded.try_into()?;
+                program.load(function, self.btf)?;
+                program.attach()?;
+            }
+            Target::Fentry(function) => {
+                let program: &mut FEntry = loaded.try_into()?;
                 program.load(function, self.btf)?;
                 program.attach()?;
             }
@@ -255,6 +290,10 @@ impl Loader<'_> {
                 }
                 program.attach(category, name)?;
             }
+            Target::Iterator(over) => {
+                let program: &mut Iter = loaded.try_into()?;
+                program.load(over, self.btf)?;
+            }
         }
         Ok(())
     }
@@ -263,7 +302,9 @@ impl Loader<'_> {
     fn unload(&mut self, name: &str) {
         let result = match self.ebpf.program_mut(name) {
             Some(Program::BtfTracePoint(program)) => program.unload(),
+            Some(Program::FEntry(program)) => program.unload(),
             Some(Program::FExit(program)) => program.unload(),
+            Some(Program::Iter(program)) => program.unload(),
             Some(Program::RawTracePoint(program)) => program.unload(),
             Some(Program::KProbe(program)) => program.unload(),
             Some(Program::TracePoint(program)) => program.unload(),
@@ -278,7 +319,9 @@ impl Loader<'_> {
 fn target_name(target: Target) -> String {
     match target {
         Target::TpBtf(name)
+        | Target::Fentry(name)
         | Target::Fexit(name)
+        | Target::Iterator(name)
         | Target::RawTracepoint(name)
         | Target::Kprobe(name) => name.into(),
         Target::Tracepoint(category, name) => format!("{category}:{name}"),
@@ -294,8 +337,10 @@ fn reason(error: &ProgramError) -> String {
     {
         let log = verifier_log.to_string();
         log::debug!("verifier: {log}");
+        const STATISTICS: [&str; 3] = ["processed", "verification", "stack depth"];
         let last = log.lines().rev().find(|line| {
-            !line.is_empty() && !line.starts_with("processed") && !line.starts_with("verification")
+            let is_statistic = STATISTICS.iter().any(|start| line.starts_with(start));
+            !line.is_empty() && !is_statistic
         });
         return match last {
             Some(line) => format!("load failed: {io_error} (verifier: {line})"),

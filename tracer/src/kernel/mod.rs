@@ -1,6 +1,7 @@
 //! The kernel's side: what it is, where its fields lie, which hooks it allows, and the programs on them.
 
 pub mod btf;
+pub mod dump;
 pub mod facts;
 pub mod layout;
 pub mod load;

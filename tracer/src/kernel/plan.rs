@@ -10,6 +10,14 @@ pub enum Capability {
     Transitions,
     /// Every `connect()` that fails with EADDRNOTAVAIL, with its reason.
     ConnectFailure,
+    /// When TIME_WAIT begins and ends.
+    TimeWait,
+    /// Who accepted a connection.
+    Accept,
+    /// Who holds a port by `bind()` or `listen()`.
+    Bind,
+    /// Sockets that are older than the tracer, or whose events were lost.
+    ExistingSockets,
 }
 
 /// How a hook is attached.
@@ -21,6 +29,8 @@ pub enum Backend {
     Kprobe,
     RawTracepoint,
     Tracepoint,
+    /// A BPF iterator.
+    Iterator,
 }
 
 /// A set of backends that belong together; `--backend` forces one.
@@ -44,11 +54,14 @@ pub struct Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     TpBtf(&'static str),
+    Fentry(&'static str),
     Fexit(&'static str),
     RawTracepoint(&'static str),
     /// Also a kretprobe: the program's own section decides.
     Kprobe(&'static str),
     Tracepoint(&'static str, &'static str),
+    /// Loaded only: it runs when a dump is read.
+    Iterator(&'static str),
 }
 
 /// One way to a capability. All its programs attach, or it is refused.
@@ -72,6 +85,8 @@ pub enum Need {
     Tracepoint(&'static str, &'static str),
     /// kprobes, on x86-64: the committed object reads registers as that has them.
     Kprobes,
+    /// The way from a network namespace to its table of established sockets.
+    HashTable,
 }
 
 /// What is known of the running kernel without loading anything.
@@ -81,6 +96,7 @@ pub trait Facts {
     fn has_tracepoint(&self, category: &str, name: &str) -> bool;
     fn has_tracefs(&self) -> bool;
     fn has_kprobes(&self) -> bool;
+    fn has_hash_table(&self) -> bool;
     fn architecture(&self) -> &str;
 }
 
@@ -89,6 +105,13 @@ const HASH6: &str = "inet6_hash_connect";
 const V4: &str = "tcp_v4_connect";
 const V6: &str = "tcp_v6_connect";
 const STATE: &str = "inet_sock_set_state";
+const TWSK_ALLOC: &str = "inet_twsk_alloc";
+const TWSK_SCHEDULE: &str = "__inet_twsk_schedule";
+const TWSK_KILL: &str = "inet_twsk_kill";
+const TIMER_EXPIRE: &str = "timer_expire_entry";
+const ACCEPT: &str = "inet_csk_accept";
+const GET_PORT: &str = "inet_csk_get_port";
+const DESTROY: &str = "tcp_destroy_sock";
 
 const CONNECT_FUNCTIONS: &[Need] = &[
     Need::Function(HASH, 2),
@@ -164,11 +187,13 @@ const fn syscall(name: &'static str) -> Target {
     Target::Tracepoint("syscalls", name)
 }
 
-/// On the tracepoint rung, where the kernel names the request (since 6.0) in its record.
-pub const IO_URING_COMPLETE: Program = program(
-    "io_uring_complete",
-    Target::Tracepoint("io_uring", "io_uring_complete"),
-);
+const IO_URING: Target = Target::Tracepoint("io_uring", "io_uring_complete");
+
+/// With the tracepoints of connects, where the kernel names the request (since 6.0) in its record.
+pub const IO_URING_FAILED: Program = program("io_uring_complete", IO_URING);
+
+/// With those of binds and accepts.
+pub const IO_URING_DONE: Program = program("io_uring_complete_well", IO_URING);
 
 /// Ways to see transitions.
 const TRANSITIONS: &[Candidate] = &[
@@ -190,14 +215,179 @@ const TRANSITIONS: &[Candidate] = &[
     },
 ];
 
-/// The candidates for connect failures.
-pub fn connect_failure() -> &'static [Candidate] {
-    CONNECT_FAILURE
-}
+/// Ways to see timewait sockets. The first three functions are called in this order in the life of one;
+/// `inet_twsk_free` is not the last: 7.2 inlines it.
+const TIME_WAIT: &[Candidate] = &[
+    Candidate {
+        capability: Capability::TimeWait,
+        backend: Backend::Fexit,
+        hook: TWSK_ALLOC,
+        rungs: &[Rung::Fexit],
+        needs: &[
+            Need::Function(TWSK_ALLOC, 3),
+            Need::Function(TWSK_SCHEDULE, 3),
+            Need::Function(TWSK_KILL, 1),
+        ],
+        programs: &[
+            program("twsk_kill_fentry", Target::Fentry(TWSK_KILL)),
+            program("twsk_schedule_fentry", Target::Fentry(TWSK_SCHEDULE)),
+            program("twsk_alloc_fexit", Target::Fexit(TWSK_ALLOC)),
+        ],
+    },
+    Candidate {
+        capability: Capability::TimeWait,
+        backend: Backend::Kprobe,
+        hook: TWSK_ALLOC,
+        rungs: &[Rung::Kprobe],
+        needs: &[
+            Need::Kprobes,
+            Need::Function(TWSK_ALLOC, 3),
+            Need::Function(TWSK_SCHEDULE, 3),
+            Need::Function(TWSK_KILL, 1),
+        ],
+        programs: &[
+            program("twsk_kill_kprobe", Target::Kprobe(TWSK_KILL)),
+            program("twsk_schedule_kprobe", Target::Kprobe(TWSK_SCHEDULE)),
+            program("twsk_alloc_kprobe", Target::Kprobe(TWSK_ALLOC)),
+            program("twsk_alloc_kretprobe", Target::Kprobe(TWSK_ALLOC)),
+        ],
+    },
+    // The begin shows in the hash table when the socket closes.
+    Candidate {
+        capability: Capability::TimeWait,
+        backend: Backend::RawTracepoint,
+        hook: TIMER_EXPIRE,
+        rungs: &[Rung::Tracepoint],
+        needs: &[Need::HashTable],
+        programs: &[program(
+            "timer_expires_raw",
+            Target::RawTracepoint(TIMER_EXPIRE),
+        )],
+    },
+];
 
-/// The candidates for transitions.
-pub fn transitions() -> &'static [Candidate] {
-    TRANSITIONS
+/// Ways to see who accepts. A kretprobe is none: threads that wait in `accept()` use up its instances.
+const ACCEPTS: &[Candidate] = &[
+    Candidate {
+        capability: Capability::Accept,
+        backend: Backend::Fexit,
+        hook: ACCEPT,
+        rungs: &[Rung::Fexit],
+        needs: &[Need::Function(ACCEPT, 2)],
+        programs: &[program("accept2_fexit", Target::Fexit(ACCEPT))],
+    },
+    Candidate {
+        capability: Capability::Accept,
+        backend: Backend::Fexit,
+        hook: ACCEPT,
+        rungs: &[Rung::Fexit],
+        needs: &[Need::Function(ACCEPT, 4)],
+        programs: &[program("accept4_fexit", Target::Fexit(ACCEPT))],
+    },
+    Candidate {
+        capability: Capability::Accept,
+        backend: Backend::Tracepoint,
+        hook: "sys_exit_accept4",
+        rungs: &[Rung::Kprobe, Rung::Tracepoint],
+        needs: &[Need::Tracepoint("syscalls", "sys_exit_accept4")],
+        programs: &[
+            program("exit_accept", syscall("sys_exit_accept")),
+            program("exit_accept", syscall("sys_exit_accept4")),
+        ],
+    },
+];
+
+/// Ways to see who holds a port without a connection.
+const BINDS: &[Candidate] = &[
+    Candidate {
+        capability: Capability::Bind,
+        backend: Backend::Fexit,
+        hook: GET_PORT,
+        rungs: &[Rung::Fexit],
+        needs: &[Need::Function(GET_PORT, 2)],
+        programs: &[
+            program("destroy_btf", Target::TpBtf(DESTROY)),
+            program("get_port_fexit", Target::Fexit(GET_PORT)),
+        ],
+    },
+    Candidate {
+        capability: Capability::Bind,
+        backend: Backend::Kprobe,
+        hook: GET_PORT,
+        rungs: &[Rung::Kprobe],
+        needs: &[Need::Kprobes, Need::Function(GET_PORT, 2)],
+        programs: &[
+            program("destroy_raw", Target::RawTracepoint(DESTROY)),
+            program("get_port_kprobe", Target::Kprobe(GET_PORT)),
+            program("get_port_kretprobe", Target::Kprobe(GET_PORT)),
+        ],
+    },
+    Candidate {
+        capability: Capability::Bind,
+        backend: Backend::Tracepoint,
+        hook: "sys_exit_bind",
+        rungs: &[Rung::Tracepoint],
+        needs: &[Need::Tracepoint("syscalls", "sys_exit_bind")],
+        programs: &[
+            program("destroy_raw", Target::RawTracepoint(DESTROY)),
+            program("enter_bind", syscall("sys_enter_bind")),
+            program("exit_bind", syscall("sys_exit_bind")),
+            program("enter_bind", syscall("sys_enter_listen")),
+            program("exit_bind", syscall("sys_exit_listen")),
+        ],
+    },
+];
+
+/// The way to see what is there already, the same on every rung.
+const EXISTING: &[Candidate] = &[Candidate {
+    capability: Capability::ExistingSockets,
+    backend: Backend::Iterator,
+    hook: "tcp",
+    rungs: &[Rung::Fexit, Rung::Kprobe, Rung::Tracepoint],
+    needs: &[],
+    programs: &[TCP_ITERATOR, FILE_ITERATOR],
+}];
+
+/// Every socket of a network namespace but those that are only bound.
+pub const TCP_ITERATOR: Program = program("dump_tcp", Target::Iterator("tcp"));
+
+/// Every descriptor of every process.
+pub const FILE_ITERATOR: Program = program("dump_files", Target::Iterator("task_file"));
+
+impl Capability {
+    /// In the order in which they are attached: what happens later to a socket first, so that no end is
+    /// missed of a beginning that was seen.
+    pub const ALL: [Self; 6] = [
+        Self::ExistingSockets,
+        Self::TimeWait,
+        Self::Bind,
+        Self::Accept,
+        Self::ConnectFailure,
+        Self::Transitions,
+    ];
+
+    pub fn candidates(self) -> &'static [Candidate] {
+        match self {
+            Self::Transitions => TRANSITIONS,
+            Self::ConnectFailure => CONNECT_FAILURE,
+            Self::TimeWait => TIME_WAIT,
+            Self::Accept => ACCEPTS,
+            Self::Bind => BINDS,
+            Self::ExistingSockets => EXISTING,
+        }
+    }
+
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transitions => "TCP state transitions",
+            Self::ConnectFailure => "failed connects (EADDRNOTAVAIL)",
+            Self::TimeWait => "begin and end of TIME_WAIT",
+            Self::Accept => "who accepts",
+            Self::Bind => "who binds and listens",
+            Self::ExistingSockets => "sockets older than the tracer",
+        }
+    }
 }
 
 /// A candidate that is worth a try, or why it is not.
@@ -245,7 +435,10 @@ fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
         Need::Kprobes if !facts.has_kprobes() => {
             Err("this kernel is built without kprobes (CONFIG_KPROBE_EVENTS)".into())
         }
-        Need::Tracepoint(..) | Need::Kprobes => Ok(()),
+        Need::HashTable if !facts.has_hash_table() => {
+            Err("the kernel's table of sockets is not where it is looked for".into())
+        }
+        Need::Tracepoint(..) | Need::Kprobes | Need::HashTable => Ok(()),
     }
 }
 
@@ -258,6 +451,7 @@ mod tests {
         without: Vec<&'static str>,
         architecture: &'static str,
         hash_arguments: u32,
+        accept_arguments: u32,
     }
 
     impl Default for Fake {
@@ -266,6 +460,7 @@ mod tests {
                 without: Vec::new(),
                 architecture: "x86_64",
                 hash_arguments: 2,
+                accept_arguments: 2,
             }
         }
     }
@@ -275,6 +470,9 @@ mod tests {
             match function {
                 _ if self.without.contains(&function) => Err(format!("no {function}")),
                 HASH | HASH6 => Ok(self.hash_arguments),
+                TWSK_KILL => Ok(1),
+                GET_PORT => Ok(2),
+                ACCEPT => Ok(self.accept_arguments),
                 _ => Ok(3),
             }
         }
@@ -286,6 +484,9 @@ mod tests {
         }
         fn has_kprobes(&self) -> bool {
             !self.without.contains(&"kprobes")
+        }
+        fn has_hash_table(&self) -> bool {
+            !self.without.contains(&"hash table")
         }
         fn architecture(&self) -> &str {
             self.architecture
@@ -302,7 +503,7 @@ mod tests {
     #[test]
     fn best_first_and_all_open_on_a_full_kernel() {
         assert_eq!(
-            refusals(connect_failure(), &Fake::default()),
+            refusals(CONNECT_FAILURE, &Fake::default()),
             [
                 (Backend::Fexit, None),
                 (Backend::Kprobe, None),
@@ -310,7 +511,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            refusals(transitions(), &Fake::default()),
+            refusals(TRANSITIONS, &Fake::default()),
             [(Backend::TpBtf, None), (Backend::RawTracepoint, None)]
         );
     }
@@ -321,7 +522,7 @@ mod tests {
             without: vec![HASH6],
             ..Fake::default()
         };
-        let refusals = refusals(connect_failure(), &facts);
+        let refusals = refusals(CONNECT_FAILURE, &facts);
         assert_eq!(refusals[0].1.as_deref(), Some("no inet6_hash_connect"));
         assert_eq!(refusals[1].1.as_deref(), Some("no inet6_hash_connect"));
         assert_eq!(refusals[2].1, None);
@@ -334,7 +535,7 @@ mod tests {
             ..Fake::default()
         };
         assert_eq!(
-            refusals(connect_failure(), &facts)[0].1.as_deref(),
+            refusals(CONNECT_FAILURE, &facts)[0].1.as_deref(),
             Some("inet_hash_connect takes 3 arguments on this kernel, 2 are known")
         );
     }
@@ -345,10 +546,10 @@ mod tests {
             without: vec!["tracefs"],
             ..Fake::default()
         };
-        for (backend, refusal) in refusals(transitions(), &facts) {
+        for (backend, refusal) in refusals(TRANSITIONS, &facts) {
             assert_eq!(refusal, None, "{backend:?}");
         }
-        let reason = refusals(connect_failure(), &facts)[2].1.clone();
+        let reason = refusals(CONNECT_FAILURE, &facts)[2].1.clone();
         assert!(reason.unwrap().contains("mount -t tracefs"));
     }
 
@@ -358,7 +559,7 @@ mod tests {
             architecture: "aarch64",
             ..Fake::default()
         };
-        let refusals = refusals(connect_failure(), &facts);
+        let refusals = refusals(CONNECT_FAILURE, &facts);
         assert!(
             refusals[1]
                 .1
@@ -375,7 +576,7 @@ mod tests {
             without: vec!["kprobes"],
             ..Fake::default()
         };
-        let refusals = refusals(connect_failure(), &facts);
+        let refusals = refusals(CONNECT_FAILURE, &facts);
         assert!(
             refusals[1]
                 .1
@@ -383,6 +584,42 @@ mod tests {
                 .unwrap()
                 .contains("without kprobes")
         );
+    }
+
+    #[test]
+    fn accept_is_hooked_by_the_signature_that_the_kernel_has() {
+        for (arguments, program) in [(2, "accept2_fexit"), (4, "accept4_fexit")] {
+            let facts = Fake {
+                accept_arguments: arguments,
+                ..Fake::default()
+            };
+            let choices = choose(ACCEPTS, &facts, Some(Rung::Fexit));
+            let (best, _) = choices.iter().find(|(_, verdict)| verdict.is_ok()).unwrap();
+            assert_eq!(best.programs[0].name, program);
+        }
+    }
+
+    #[test]
+    fn without_the_hash_table_the_tracepoint_rung_sees_no_time_wait() {
+        let facts = Fake {
+            without: vec!["hash table"],
+            ..Fake::default()
+        };
+        let choices = choose(TIME_WAIT, &facts, Some(Rung::Tracepoint));
+        assert!(choices.iter().all(|(_, verdict)| verdict.is_err()));
+    }
+
+    #[test]
+    fn every_rung_has_a_way_to_every_capability() {
+        for rung in [Rung::Fexit, Rung::Kprobe, Rung::Tracepoint] {
+            for capability in Capability::ALL {
+                let choices = choose(capability.candidates(), &Fake::default(), Some(rung));
+                assert!(
+                    choices.iter().any(|(_, verdict)| verdict.is_ok()),
+                    "{rung:?} {capability:?}"
+                );
+            }
+        }
     }
 
     #[test]
@@ -401,8 +638,8 @@ mod tests {
                 assert_eq!(choices.len(), 1, "{rung:?}");
                 choices[0].0.backend
             };
-            assert_eq!(only(connect_failure()), failure);
-            assert_eq!(only(transitions()), transition);
+            assert_eq!(only(CONNECT_FAILURE), failure);
+            assert_eq!(only(TRANSITIONS), transition);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::BufRead,
+    mem,
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,22 +26,52 @@ pub(crate) struct Line {
     pub record: Record,
 }
 
+impl Line {
+    /// A transition that was found out later than it happened.
+    pub(crate) fn is_corrected(&self) -> bool {
+        matches!(&self.record, Record::State(state) if state.corrected)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Record {
     Start(Start),
     State(State),
     ConnectFailed(ConnectFailed),
+    Socket(SocketSeen),
+    Connection(Connection),
+    Usage(Usage),
+    Ledger(Ledger),
     Process(ProcessSeen),
     Loss(Loss),
     Stop(Stop),
 }
 
 impl Record {
+    /// Ids of the processes that it names.
+    pub(crate) fn processes(&self) -> Vec<&str> {
+        fn id(process: &Option<Process>) -> Option<&str> {
+            process.as_ref().map(|process| process.id.as_str())
+        }
+        let (one, other) = match self {
+            Self::State(state) => (id(&state.process), None),
+            Self::ConnectFailed(failed) => (Some(failed.process.id.as_str()), None),
+            Self::Socket(socket) => (id(&socket.process), None),
+            Self::Connection(over) => (id(&over.process), id(&over.closed_by)),
+            Self::Usage(usage) => (usage.process.as_ref().map(|whole| whole.id.as_str()), None),
+            _ => (None, None),
+        };
+        one.into_iter().chain(other).collect()
+    }
+
     fn netns(&self) -> u64 {
         match self {
             Self::State(state) => state.netns,
             Self::ConnectFailed(failed) => failed.netns,
+            Self::Socket(socket) => socket.netns,
+            Self::Connection(connection) => connection.netns,
+            Self::Usage(usage) => usage.netns,
             _ => NO_NETNS,
         }
     }
@@ -75,6 +106,9 @@ pub(crate) struct State {
     pub new: String,
     pub process: Option<Process>,
     pub owner: String,
+    /// Found by comparison with the kernel's sockets, and so later than it happened.
+    #[serde(default)]
+    pub corrected: bool,
 }
 
 impl State {
@@ -126,6 +160,63 @@ pub(crate) struct Loss {
     pub events: u64,
     #[serde(rename = "where")]
     pub place: String,
+    #[serde(default)]
+    pub resynced: bool,
+}
+
+/// A socket that the tracer knows at this moment.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SocketSeen {
+    pub netns: u64,
+    pub family: String,
+    pub role: Option<String>,
+    pub local: Endpoint,
+    pub peer: Endpoint,
+    pub state: String,
+    pub timewait: bool,
+    pub cookie: Option<String>,
+    pub process: Option<Process>,
+    pub owner: String,
+}
+
+/// A connection that is over.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Connection {
+    pub netns: u64,
+    pub peer: Endpoint,
+    pub process: Option<Process>,
+    pub closed_by: Option<Process>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Usage {
+    pub netns: u64,
+    pub process: Option<WholeProcess>,
+}
+
+/// A process as such, not one of its threads.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct WholeProcess {
+    pub id: String,
+}
+
+/// How much the tracer knows.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Ledger {
+    pub sockets: u64,
+    pub timewait: u64,
+    pub bound: u64,
+    pub unowned: u64,
+}
+
+/// All sockets of one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// Those of the namespaces that are watched.
+    pub sockets: Vec<SocketSeen>,
+    /// Those of all namespaces as `ledger` counts them: all, timewait, bound, without owner.
+    pub counted: [u64; 4],
+    pub ledger: Ledger,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -158,10 +249,11 @@ pub(crate) struct Counts {
 
 impl Counts {
     fn add(&mut self, record: &Record) {
-        self.events += u64::from(matches!(
-            record,
-            Record::State(_) | Record::ConnectFailed(_)
-        ));
+        self.events += u64::from(match record {
+            Record::State(state) => !state.corrected,
+            Record::ConnectFailed(_) => true,
+            _ => false,
+        });
         self.failures += u64::from(matches!(record, Record::ConnectFailed(_)));
     }
 }
@@ -179,9 +271,46 @@ struct Inner {
     all: Vec<Arc<Line>>,
     by_netns: HashMap<u64, Vec<Arc<Line>>>,
     counts: Counts,
+    snapshots: Snapshots,
     /// Lines that are not what they should be, with the reason.
     bad: Vec<String>,
     ended: bool,
+}
+
+#[derive(Default)]
+struct Snapshots {
+    taken: usize,
+    last: Option<Arc<Snapshot>>,
+    /// Of the one that is being printed.
+    sockets: Vec<SocketSeen>,
+    counted: [u64; 4],
+}
+
+impl Snapshots {
+    fn add(&mut self, record: &Record) {
+        match record {
+            Record::Socket(socket) => {
+                let bound = socket.state == "CLOSE";
+                let kinds = [true, socket.timewait, bound, socket.owner == "none"];
+                for (count, is) in self.counted.iter_mut().zip(kinds) {
+                    *count += u64::from(is);
+                }
+                if watched().contains(&socket.netns) {
+                    self.sockets.push(socket.clone());
+                }
+            }
+            // A `ledger` line that comes by itself, at the end of an interval, is none.
+            Record::Ledger(ledger) if self.counted[0] > 0 || ledger.sockets == 0 => {
+                self.taken += 1;
+                self.last = Some(Arc::new(Snapshot {
+                    sockets: mem::take(&mut self.sockets),
+                    counted: mem::take(&mut self.counted),
+                    ledger: ledger.clone(),
+                }));
+            }
+            _ => {}
+        }
+    }
 }
 
 #[derive(Default)]
@@ -226,6 +355,7 @@ impl Lines {
             }
             Ok((_, record)) => {
                 inner.counts.add(&record);
+                inner.snapshots.add(&record);
                 let netns = record.netns();
                 if netns != NO_NETNS && !watched().contains(&netns) {
                     return;
@@ -248,13 +378,44 @@ impl Lines {
     pub(crate) fn wait<T>(
         &self,
         netns: u64,
+        look: impl FnMut(&[Arc<Line>]) -> Option<T>,
+    ) -> Option<T> {
+        self.wait_at_most(PATIENCE, netns, look)
+    }
+
+    pub(crate) fn wait_at_most<T>(
+        &self,
+        patience: Duration,
+        netns: u64,
         mut look: impl FnMut(&[Arc<Line>]) -> Option<T>,
     ) -> Option<T> {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_for(patience, |inner| {
+            look(inner.by_netns.get(&netns).map_or(&[][..], Vec::as_slice))
+        })
+    }
+
+    /// How many snapshots have come.
+    pub(crate) fn snapshots(&self) -> usize {
+        self.lock().snapshots.taken
+    }
+
+    /// Waits for one more than there were.
+    pub(crate) fn wait_snapshot(&self, before: usize) -> Option<Arc<Snapshot>> {
+        self.wait_for(PATIENCE, |inner| {
+            let snapshots = &inner.snapshots;
+            snapshots.last.clone().filter(|_| snapshots.taken > before)
+        })
+    }
+
+    fn wait_for<T>(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut(&Inner) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + patience;
         let mut inner = self.lock();
         loop {
-            let lines = inner.by_netns.get(&netns).map_or(&[][..], Vec::as_slice);
-            if let Some(found) = look(lines) {
+            if let Some(found) = look(&inner) {
                 return Some(found);
             }
             if inner.ended || Instant::now() > deadline {

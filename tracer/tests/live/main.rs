@@ -6,18 +6,23 @@
 //!
 //! Needs root. `TRACER_BIN` names another tracer than the one cargo built, `TRACER_LIVE_REPORT` a
 //! file that gets one JSON line per trial, `TRACER_LIVE_REFUSED` how many refused connects the leak
-//! test makes.
+//! test makes, `TRACER_LIVE_ROUNDS` how often the ledger is compared with the kernel in a random life,
+//! `TRACER_LIVE_SEED` which life that is.
 
 mod actor;
 mod bpf;
+mod dump;
 mod lines;
 mod netns;
+mod random;
 mod report;
 mod scenarios;
 mod scene;
 mod shared;
 mod tool;
 mod tracer;
+mod truth;
+mod world;
 
 use std::process::ExitCode;
 
@@ -45,6 +50,9 @@ fn trials() -> Vec<Trial> {
                 scene::play(backend, scenario)
             }));
         }
+        trials.push(report::trial(backend.name(), "truth", move || {
+            scenarios::truth::truth(backend)
+        }));
         // These two last: the first ends the shared tracer, which should not print the other's flood.
         trials.push(report::trial(backend.name(), "stream", move || {
             scenarios::stream::whole_run(backend)

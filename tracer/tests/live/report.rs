@@ -1,6 +1,7 @@
 //! How a trial ends: for libtest's summary and for the report file.
 
 use std::{
+    cell::RefCell,
     env,
     fs::OpenOptions,
     io::Write as _,
@@ -30,7 +31,18 @@ struct Entry<'a> {
     scenario: &'a str,
     result: &'a str,
     reason: Option<String>,
+    /// What it found out, for the summary.
+    note: Option<String>,
     seconds: f64,
+}
+
+thread_local! {
+    static NOTE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Leaves a word in the report of the trial that runs in this thread.
+pub(crate) fn note(text: String) {
+    NOTE.set(Some(text));
 }
 
 pub(crate) fn trial(
@@ -41,6 +53,7 @@ pub(crate) fn trial(
     let name = format!("{backend}::{scenario}");
     Trial::ignorable_test(name.clone(), move || {
         let began = Instant::now();
+        NOTE.take();
         let outcome = run(body);
         let (result, reason) = match &outcome {
             Ok(()) => ("passed", None),
@@ -53,6 +66,7 @@ pub(crate) fn trial(
             scenario,
             result,
             reason: reason.clone(),
+            note: NOTE.take(),
             seconds: began.elapsed().as_secs_f64(),
         })
         .map_err(|error| format!("{error:#}"))?;

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     actor::{Actor, Server},
     bpf::skipped_runs,
-    lines::{ConnectFailed, Coverage, Line, Record, State},
+    lines::{ConnectFailed, Coverage, Line, PATIENCE, Record, State},
     netns::{MARK_PORT, Netns},
     scenarios::Scenario,
     shared::{self, Backend},
@@ -21,6 +22,9 @@ use crate::{
 
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// A mark that has not come after this long may be lost.
+const MARK: Duration = Duration::from_secs(2);
 
 /// Most servers here accept late or never: all connections of a scenario have room.
 const BACKLOG: i32 = 1024;
@@ -94,9 +98,12 @@ impl Scene {
         });
         let found = picked(&self.settled()?);
         let found_steps: Vec<_> = found.iter().map(State::step).collect();
+        let differ = |(at, step): &(usize, &String)| steps.get(*at) != Some(&step.as_str());
+        let first = found_steps.iter().enumerate().find(differ);
         ensure!(
             found_steps == steps,
-            "expected {steps:?}, the tracer said {found_steps:?}; {} runs skipped",
+            "expected {steps:?}, the tracer said {found_steps:?}, first wrong {:?}; {} runs skipped",
+            first.map(|(at, _)| &found[at]),
             skipped_runs(self.tracer.pid())?
         );
         Ok(found)
@@ -117,8 +124,9 @@ impl Scene {
         let found = self.states(select)?;
         ensure!(
             found.len() <= count && found.len() + skipped >= count,
-            "{} transitions instead of {count}, {skipped} runs skipped; in all {:?}",
+            "{} transitions instead of {count}, {skipped} runs skipped, last {:?}; in all {:?}",
             found.len(),
+            found.last(),
             counts(&self.states(|_| true)?)
         );
         Ok(found)
@@ -144,6 +152,27 @@ impl Scene {
         };
         lines.retain(|line| !is_mark(line));
         Ok(lines)
+    }
+
+    /// Waits until the tracer has told everything until now that it will ever tell. As [`Scene::settled`], where
+    /// events may be lost, and marks with them.
+    pub(crate) fn drained(&self) -> Result<()> {
+        let (lines, netns) = (&self.tracer.lines, self.netns.inode);
+        let seen = |lines: &[Arc<Line>]| lines.iter().filter(|line| is_mark_end(line)).count();
+        let before = seen(&lines.of(netns));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.netns.mark()?;
+            let come = |lines: &[Arc<Line>]| Some(seen(lines)).filter(|seen| *seen > before);
+            if let Some(seen) = lines.wait_at_most(MARK, netns, come) {
+                self.marks.set(seen);
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no refused connect is seen any more"
+            );
+        }
     }
 
     /// Transitions so far, of the sockets that `select` picks.
@@ -192,6 +221,7 @@ fn is_mark(line: &Line) -> bool {
     match &line.record {
         Record::State(state) => state.peer.port == Some(MARK_PORT),
         Record::ConnectFailed(failed) => failed.peer.port == Some(MARK_PORT),
+        Record::Connection(over) => over.peer.port == Some(MARK_PORT),
         _ => false,
     }
 }
@@ -203,6 +233,17 @@ fn is_mark_end(line: &Line) -> bool {
 /// Picks the transitions of a role.
 pub(crate) fn role(role: &'static str) -> impl Fn(&State) -> bool {
     move |state| state.role.as_deref() == Some(role)
+}
+
+/// Picks the transitions of sockets that this process took.
+pub(crate) fn of(actor: &Actor) -> impl Fn(&State) -> bool {
+    let pid = actor.pid;
+    move |state| {
+        state
+            .process
+            .as_ref()
+            .is_some_and(|process| process.pid == pid)
+    }
 }
 
 /// Picks the transitions of client sockets to this destination.
@@ -234,12 +275,22 @@ pub(crate) fn owned_by(states: &[State], actor: &Actor, owner: &str) -> Result<(
     Ok(())
 }
 
-/// Nobody is named.
-pub(crate) fn owned_by_none(states: &[State]) -> Result<()> {
+/// The server's end of a connection, which it accepted before it was closed: the listener's until then.
+pub(crate) fn served_by(states: &[State], server: &Actor) -> Result<()> {
+    let (queued, accepted) = states.split_at(2.min(states.len()));
+    owned_by(queued, server, "inherited")?;
+    owned_by(accepted, server, "accept")
+}
+
+/// Every transition carries this process, whichever thread it was and however that is known.
+pub(crate) fn of_process(states: &[State], actor: &Actor) -> Result<()> {
     for state in states {
+        let process = state.process.as_ref();
         ensure!(
-            state.process.is_none() && state.owner == "none",
-            "an owner in {state:?}"
+            process.is_some_and(|process| process.pid == actor.pid && process.comm == actor.comm),
+            "not {} {}: {state:?}",
+            actor.comm,
+            actor.pid
         );
     }
     Ok(())

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     lines::Keep,
     netns::Netns,
-    report::skip,
+    report::{Skip, skip},
     tracer::{Started, Tracer},
 };
 
@@ -42,6 +42,21 @@ impl Backend {
     }
 }
 
+/// An own tracer of this backend, with these further arguments; skips the trial where the kernel has no such
+/// backend.
+pub(crate) fn start(backend: Backend, args: &[&str], keep: Keep) -> Result<Tracer> {
+    let mut all = backend.args();
+    all.extend(args);
+    match Tracer::start(&all, keep)? {
+        Started::Running(tracer) => Ok(tracer),
+        // Without `--backend` there is no kernel of ours where it may refuse.
+        Started::Refused(why) if backend == Backend::Auto => {
+            bail!("the tracer did not start: {why}")
+        }
+        Started::Refused(why) => skip(why),
+    }
+}
+
 enum Slot {
     Running(Arc<Tracer>),
     Refused(String),
@@ -54,18 +69,17 @@ static SLOTS: LazyLock<Mutex<HashMap<Backend, Slot>>> = LazyLock::new(Mutex::def
 /// The tracer of this backend; skips the trial where the kernel has no such backend.
 pub(crate) fn tracer(backend: Backend) -> Result<Arc<Tracer>> {
     let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let slot =
-        slots
-            .entry(backend)
-            .or_insert_with(|| match Tracer::start(&backend.args(), Keep::All) {
-                Ok(Started::Running(tracer)) => Slot::Running(Arc::new(tracer)),
-                Ok(Started::Refused(why)) => Slot::Refused(why),
+    let slot = slots.entry(backend).or_insert_with(|| {
+        match start(backend, &["--interval", "1"], Keep::All) {
+            Ok(tracer) => Slot::Running(Arc::new(tracer)),
+            Err(error) => match error.downcast::<Skip>() {
+                Ok(Skip(why)) => Slot::Refused(why),
                 Err(error) => Slot::Broken(format!("{error:#}")),
-            });
+            },
+        }
+    });
     match slot {
         Slot::Running(tracer) => Ok(tracer.clone()),
-        // Without `--backend` there is no kernel of ours where it may refuse.
-        Slot::Refused(why) if backend == Backend::Auto => bail!("the tracer did not start: {why}"),
         Slot::Refused(why) => skip(why.clone()),
         Slot::Broken(why) => bail!("{why}"),
     }
@@ -81,15 +95,17 @@ pub(crate) fn keep(netns: Netns) {
         .push(netns);
 }
 
-/// Takes the tracer of this backend out of use.
-pub(crate) fn take(backend: Backend) -> Result<Tracer> {
+/// Takes the tracer of this backend out of use, with the namespaces that its lines are about: TIME_WAIT there
+/// would end with them.
+pub(crate) fn take(backend: Backend) -> Result<(Tracer, Vec<Netns>)> {
     let tracer = tracer(backend)?;
     SLOTS
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .remove(&backend);
-    USED.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    Arc::into_inner(tracer).context("a scenario still uses the tracer")
+    let used = std::mem::take(&mut *USED.lock().unwrap_or_else(PoisonError::into_inner));
+    let tracer = Arc::into_inner(tracer).context("a scenario still uses the tracer")?;
+    Ok((tracer, used))
 }
 
 pub(crate) fn stop_all() {

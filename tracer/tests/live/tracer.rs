@@ -13,7 +13,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lines::{Coverage, Keep, Lines, Loss, NO_NETNS, PATIENCE, Record, Start, Stop};
+use crate::lines::{
+    Coverage, Keep, Lines, Loss, NO_NETNS, PATIENCE, Record, Snapshot, Start, Stop,
+};
 
 pub(crate) fn binary() -> OsString {
     env::var_os("TRACER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tracer").into())
@@ -136,6 +138,33 @@ impl Tracer {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// What it has said until now that it lost.
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        losses(&self.lines)
+    }
+
+    /// Every socket that it knows now.
+    pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        let before = self.lines.snapshots();
+        self.signal(Signal::USR2)?;
+        let snapshot = self.lines.wait_snapshot(before);
+        let snapshot =
+            snapshot.with_context(|| format!("no snapshot; stderr: {}", self.stderr()))?;
+        let ledger = &snapshot.ledger;
+        ensure!(
+            snapshot.counted
+                == [
+                    ledger.sockets,
+                    ledger.timewait,
+                    ledger.bound,
+                    ledger.unowned
+                ],
+            "printed were {:?} of {ledger:?}",
+            snapshot.counted
+        );
+        Ok(snapshot)
+    }
+
     /// Sends the signal and reads the output to its end.
     pub(crate) fn stop(mut self, signal: Signal) -> Result<Finished> {
         self.signal(signal)?;
@@ -178,6 +207,15 @@ impl Drop for Tracer {
     }
 }
 
+fn losses(lines: &Lines) -> Vec<Loss> {
+    let lines = lines.of(NO_NETNS);
+    let losses = lines.iter().filter_map(|line| match &line.record {
+        Record::Loss(loss) => Some(loss.clone()),
+        _ => None,
+    });
+    losses.collect()
+}
+
 /// What is left of a tracer.
 pub(crate) struct Finished {
     pub status: ExitStatus,
@@ -198,12 +236,7 @@ impl Finished {
     }
 
     pub(crate) fn losses(&self) -> Vec<Loss> {
-        let lines = self.lines.all();
-        let losses = lines.iter().filter_map(|line| match &line.record {
-            Record::Loss(loss) => Some(loss.clone()),
-            _ => None,
-        });
-        losses.collect()
+        losses(&self.lines)
     }
 
     /// How much the loss lines say was lost at this place.

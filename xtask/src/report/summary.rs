@@ -18,6 +18,7 @@ pub(crate) fn conclude(reports: &[Report], complete: bool) -> Result<()> {
         print_table(reports);
     }
     print_skips(reports);
+    print_notes(reports);
     let mut failures = failures(reports);
     let unexercised = unexercised(reports);
     if complete {
@@ -113,6 +114,19 @@ fn print_skips(reports: &[Report]) {
     }
 }
 
+/// What trials have measured.
+fn print_notes(reports: &[Report]) {
+    let notes: Vec<_> = trials(reports)
+        .filter_map(|(report, trial)| Some((report, trial, trial.note.as_ref()?)))
+        .collect();
+    if !notes.is_empty() {
+        println!("\nnotes:");
+    }
+    for (report, trial, note) in notes {
+        println!("  {}: {}: {}", report.name, trial.trial, in_short(note));
+    }
+}
+
 /// Of a reason that runs over pages, the start; all of it is in the logs.
 fn in_short(reason: &str) -> String {
     let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -172,6 +186,7 @@ mod tests {
             backend: trial.split("::").next().unwrap_or_default().into(),
             result,
             reason: None,
+            note: None,
         });
         Report {
             name: name.into(),

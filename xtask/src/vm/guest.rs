@@ -21,6 +21,9 @@ const MODULES: [&str; 4] = ["inet_diag", "tcp_diag", "dummy", "veth"];
 /// Twice the entries of that test's table, so that a leak fills it; and it finds single ones too.
 const REFUSED: (&str, &str) = ("TRACER_LIVE_REFUSED", "10000");
 
+/// How often the ledger is compared with the kernel in a random life, natively 20 times.
+const ROUNDS: (&str, &str) = ("TRACER_LIVE_ROUNDS", "5");
+
 /// Users that real servers drop their privileges to.
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n\
@@ -82,8 +85,9 @@ impl Guest {
 
 /// Settings of the live tests, as lines `NAME=VALUE`: this machine's, on top of ours.
 fn environment() -> String {
-    let ours = std::iter::once((REFUSED.0.to_owned(), REFUSED.1.to_owned()));
-    ours.chain(env::vars().filter(|(name, _)| name.starts_with("TRACER_LIVE_")))
+    let ours = [REFUSED, ROUNDS].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    ours.into_iter()
+        .chain(env::vars().filter(|(name, _)| name.starts_with("TRACER_LIVE_")))
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect()
 }

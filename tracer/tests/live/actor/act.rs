@@ -15,7 +15,7 @@ use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, Socket, Type};
 
-use super::{Op, bulk, uring};
+use super::{Op, brood, bulk, churn::Churn, orders, uring};
 use crate::netns;
 
 /// Reads and accepts give up after this long, so that a failing scenario ends.
@@ -58,7 +58,10 @@ pub(super) fn tcp(v6: bool) -> io::Result<Socket> {
 }
 
 #[derive(Default)]
-struct Sockets(HashMap<i64, Socket>);
+struct Sockets {
+    open: HashMap<i64, Socket>,
+    churn: Churn,
+}
 
 impl Sockets {
     fn act(&mut self, op: Op) -> io::Result<Vec<i64>> {
@@ -69,6 +72,8 @@ impl Sockets {
                 let found = connects.iter().map(|(fd, to)| Ok((self.get(*fd)?, *to)));
                 uring::connect(&found.collect::<io::Result<Vec<_>>>()?, punt)
             }
+            Op::Held => Ok(self.churn.held()),
+            Op::Brood { to, times } => brood::raise(to, times),
             single => self.act_single(&single).map(|value| vec![value]),
         }
     }
@@ -95,6 +100,16 @@ impl Sockets {
             Op::Spin { threads } => Ok(bulk::spin(threads)),
             Op::ServeHttp { fd } => bulk::serve_http(self.get(fd)?),
             Op::Get { to } => bulk::get(to),
+            Op::Taker => Ok(self.churn.taker()?.pid()),
+            Op::Churn {
+                ref ground,
+                seed,
+                steps,
+            } => Ok(self.churn.run(ground, seed, steps)),
+            Op::Give { fd, serve } => {
+                let socket = self.get(fd)?.try_clone()?;
+                self.churn.taker()?.give(&socket, serve).map(|()| 0)
+            }
             ref other => self.act_quiet(other).map(|()| 0),
         }
     }
@@ -126,24 +141,25 @@ impl Sockets {
             Op::Enter { ref netns } => netns::enter(netns).map_err(io::Error::other),
             Op::ShutdownWrite { fd } => self.get(fd)?.shutdown(std::net::Shutdown::Write),
             Op::Send { fd } => self.get(fd)?.send(b"x").map(drop),
+            Op::ServeOrders { fd } => self.get(fd)?.try_clone().map(orders::serve),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
     }
 
     fn add(&mut self, socket: Socket) -> i64 {
         let fd = socket.as_raw_fd().into();
-        self.0.insert(fd, socket);
+        self.open.insert(fd, socket);
         fd
     }
 
     fn get(&self, fd: i64) -> io::Result<&Socket> {
-        self.0
+        self.open
             .get(&fd)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
     fn remove(&mut self, fd: i64) -> io::Result<Socket> {
-        self.0
+        self.open
             .remove(&fd)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }

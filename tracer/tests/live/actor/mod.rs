@@ -4,27 +4,33 @@
 //! binary starts itself with `--actor`, and sends operations as JSON lines.
 
 mod act;
+mod brood;
 mod bulk;
+mod churn;
 mod client;
 mod op;
+mod orders;
+mod taker;
 mod uring;
 
 use std::{env, io, os::unix::process::CommandExt as _, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+pub(crate) use churn::Ground;
 pub(crate) use client::{Actor, Server};
-pub(crate) use op::Op;
+pub(crate) use op::{Held, Op};
 
 use crate::netns;
 
 /// `--actor NETNS COMM`: obey. `--heir`: hold the socket on standard input until its end.
-/// `--enter NETNS PROGRAM ARGS`: become another program.
+/// `--taker`: take sockets from there. `--enter NETNS PROGRAM ARGS`: become another program.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
     let args: Vec<String> = env::args().skip(1).collect();
     let done = match args.first()?.as_str() {
         "--actor" => obey(&args[1..]),
         "--heir" => hold(),
+        "--taker" => taker::take(),
         "--enter" => become_program(&args[1..]),
         _ => return None,
     };

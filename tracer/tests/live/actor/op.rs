@@ -1,8 +1,10 @@
 //! The operations of an actor. Sockets are named by their descriptor.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use super::churn::Ground;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Op {
@@ -134,4 +136,57 @@ pub(crate) enum Op {
     Get {
         to: SocketAddr,
     },
+    /// Does in the background what the first byte of each connection says.
+    ServeOrders {
+        fd: i64,
+    },
+    /// Starts the process that takes sockets; answers its pid.
+    Taker,
+    /// Gives that process a descriptor of the socket too; with `serve` to obey orders there.
+    Give {
+        fd: i64,
+        serve: bool,
+    },
+    /// So many random steps; answers how many succeeded.
+    Churn {
+        ground: Ground,
+        seed: u64,
+        steps: u32,
+    },
+    /// Answers what the churn holds by `bind()` alone, each as a [`Held`].
+    Held,
+    /// Processes that live for one connection each; answers pid and port of each.
+    Brood {
+        to: SocketAddr,
+        times: u32,
+    },
+}
+
+/// An address of the loopback interface, as a number of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held(pub SocketAddr);
+
+impl Held {
+    pub(super) fn to_number(self) -> i64 {
+        let (kind, last) = match self.0.ip() {
+            IpAddr::V4(ip) => (0, ip.octets()[3]),
+            IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+                Some(ip) => (1, ip.octets()[3]),
+                None => (2, 0),
+            },
+        };
+        kind << 32 | i64::from(last) << 16 | i64::from(self.0.port())
+    }
+
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        let [port, last, kind] = [0, 16, 32].map(|shift| number >> shift & 0xffff);
+        let v4 = Ipv4Addr::new(127, 0, 0, u8::try_from(last).ok()?);
+        let ip = match kind {
+            0 => v4.into(),
+            1 => v4.to_ipv6_mapped().into(),
+            2 => Ipv6Addr::LOCALHOST.into(),
+            _ => return None,
+        };
+        Some(Self(SocketAddr::new(ip, u16::try_from(port).ok()?)))
+    }
 }

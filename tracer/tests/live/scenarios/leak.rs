@@ -9,10 +9,8 @@ use crate::{
     actor::{Actor, Op},
     bpf::socket_owners,
     lines::Keep,
-    report::skip,
     scene::{Scene, V4},
-    shared::Backend,
-    tracer::{Started, Tracer},
+    shared::{self, Backend},
 };
 
 const NOBODY: u16 = 5999;
@@ -27,13 +25,8 @@ pub(super) fn connects() -> u64 {
 /// After the shared tracer has ended, which would print all of it too. The table is small enough
 /// that a leak of one in two hundred would fill it.
 pub(crate) fn million_refused(backend: Backend) -> Result<()> {
-    let mut args = backend.args();
-    args.extend(["--max-sockets", "4096"]);
-    let tracer = match Tracer::start(&args, Keep::Rare)? {
-        Started::Running(tracer) => Arc::new(tracer),
-        Started::Refused(why) => return skip(why),
-    };
-    let scene = Scene::new(tracer)?;
+    let tracer = shared::start(backend, &["--max-sockets", "4096"], Keep::Rare)?;
+    let scene = Scene::new(Arc::new(tracer))?;
     let (server, mut holder) = (scene.server(V4, 5774)?, scene.actor("holder")?);
     holder.open(server.addr)?;
     let mut clients = flood(&scene)?;

@@ -10,7 +10,10 @@ mod lifecycle;
 mod nginx;
 mod no_source;
 mod owners;
+mod processes;
 pub(crate) mod stream;
+mod timewait;
+pub(crate) mod truth;
 mod unfinished;
 
 use anyhow::Result;
@@ -31,6 +34,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         lifecycle::ALL,
         unfinished::ALL,
         owners::ALL,
+        timewait::ALL,
+        processes::ALL,
         exhaustion::ALL,
         exhaustion_range::ALL,
         exhaustion_uring::ALL,

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
+use super::timewait;
 use crate::{
     bpf::{skipped_runs, socket_owners},
     lines::{Line, PATIENCE, Record},
@@ -23,10 +24,11 @@ use crate::{
 pub(crate) fn whole_run(backend: Backend) -> Result<()> {
     // There is something in the stream even if this trial is the only one.
     Scene::new(shared::tracer(backend)?)?.settled()?;
-    let tracer = shared::take(backend)?;
+    let (tracer, used) = shared::take(backend)?;
     let skipped = skipped_runs(tracer.pid())?;
     no_sockets_of_the_dead(&tracer, skipped)?;
     let finished = tracer.stop(Signal::TERM)?;
+    drop(used);
     let stop = finished.check_totals()?;
     // What the kernel did not let it see is a loss like any other, and nothing else was lost.
     let skipped = u64::try_from(skipped)?;
@@ -44,6 +46,7 @@ pub(crate) fn whole_run(backend: Backend) -> Result<()> {
     );
     let lines = finished.lines.all();
     every_process_is_introduced(&lines)?;
+    timewait::lasts_a_minute(&lines)?;
     validate(&lines)
 }
 
@@ -72,11 +75,9 @@ fn every_process_is_introduced(lines: &[Arc<Line>]) -> Result<()> {
     let mut used = BTreeSet::new();
     let mut introduced = BTreeMap::<_, usize>::new();
     for line in lines {
-        match &line.record {
-            Record::State(state) => used.extend(state.process.iter().map(|process| &process.id)),
-            Record::ConnectFailed(failed) => drop(used.insert(&failed.process.id)),
-            Record::Process(process) => *introduced.entry(&process.id).or_default() += 1,
-            _ => {}
+        used.extend(line.record.processes());
+        if let Record::Process(process) = &line.record {
+            *introduced.entry(process.id.as_str()).or_default() += 1;
         }
     }
     for id in used {

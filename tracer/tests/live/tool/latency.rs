@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Test, test};
-use crate::{lines::Keep, scene::Scene, tracer::Tracer};
+use crate::{
+    lines::{Keep, Record},
+    scene::Scene,
+    tracer::Tracer,
+};
 
 pub(super) const ALL: &[Test] = &[test("latency", latency)];
 
@@ -44,7 +48,9 @@ fn delay(scene: &Scene, number: usize) -> Result<Duration> {
     let began = Instant::now();
     scene.netns.mark()?;
     let arrived = scene.tracer.lines.wait(scene.netns.inode, |lines| {
-        lines.get(2 * number - 1).map(|line| line.arrived)
+        let states = lines.iter();
+        let mut states = states.filter(|line| matches!(line.record, Record::State(_)));
+        states.nth(2 * number - 1).map(|line| line.arrived)
     });
     Ok(arrived
         .context("a line did not come")?

@@ -1,9 +1,12 @@
 //! The program itself: how it starts, ends, and what it says when it cannot.
 
+mod healing;
 mod instances;
 mod latency;
 mod limits;
+mod older;
 mod refusals;
+mod yardstick;
 
 use anyhow::Result;
 
@@ -17,7 +20,15 @@ const fn test(name: &'static str, run: fn() -> Result<()>) -> Test {
 }
 
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
-    [refusals::ALL, instances::ALL, limits::ALL, latency::ALL]
-        .into_iter()
-        .flatten()
+    [
+        yardstick::ALL,
+        refusals::ALL,
+        instances::ALL,
+        limits::ALL,
+        older::ALL,
+        healing::ALL,
+        latency::ALL,
+    ]
+    .into_iter()
+    .flatten()
 }

@@ -1,0 +1,82 @@
+//! Ports and connections that are taken other than by `connect()`: bind, listen, accept.
+
+use tracer_ebpf::{
+    AF_INET, AF_INET6, IPPROTO_TCP, KIND_ACCEPTED, KIND_BOUND, KIND_CLOSED_BY, KIND_RELEASED,
+    OWNER_ACCEPT, OWNER_BIND, OWNER_NONE, ROLE_SERVER, Socket, Task, tcp,
+};
+
+use crate::{
+    emit,
+    globals::*,
+    sock::{Common, Probe, Reader, Sock},
+    table, task, words,
+};
+
+/// The socket behind an address that a walk through a process's descriptors gave; `None` if it is no TCP
+/// socket.
+#[inline(always)]
+pub(crate) fn tcp_socket(sk: u64) -> Option<Sock<Probe>> {
+    let sk = sk as *const u8;
+    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
+        return None;
+    }
+    let sock = Sock::new(Probe, sk)?;
+    matches!(sock.family(), AF_INET | AF_INET6).then_some(sock)
+}
+
+/// `bind()` or `listen()` succeeded in the current task.
+#[inline(always)]
+pub(crate) fn bound<R: Reader>(sock: Option<Sock<R>>) {
+    if let Some(sock) = sock
+        && sock.held() != 0
+    {
+        emit::deed(sock, KIND_BOUND, OWNER_BIND, &task::current());
+    }
+}
+
+/// A socket is destroyed. If it still holds a port, that is free once `inet_put_port` has run, which
+/// comes next (`inet_csk_destroy_sock`, net/ipv4/inet_connection_sock.c).
+#[inline(always)]
+pub(crate) fn destroyed<R: Reader>(sock: Option<Sock<R>>) {
+    if let Some(sock) = sock
+        && sock.held() != 0
+    {
+        emit::deed(sock, KIND_RELEASED, OWNER_NONE, &Task::default());
+    }
+}
+
+/// The current task accepted the connection of `sock`.
+#[inline(always)]
+pub(crate) fn accepted(sock: Sock<Probe>) {
+    let task = task::current();
+    emit::deed(sock, KIND_ACCEPTED, OWNER_ACCEPT, &task);
+    if let Some(socket) = table::find(sock) {
+        // A transition in softirq may see the task half written, which the record of this call then mends.
+        words::copy(&task, &mut socket.task);
+        socket.owner = OWNER_ACCEPT;
+        return;
+    }
+    if sock.state() == tcp::CLOSE {
+        return;
+    }
+    // Older than us.
+    let socket = Socket {
+        task,
+        role: ROLE_SERVER,
+        owner: OWNER_ACCEPT,
+        ..Socket::default()
+    };
+    let _ = table::insert(sock.key(), &socket);
+    // It may have been closed in between, and nobody would ever remove the entry.
+    if sock.state() == tcp::CLOSE {
+        table::remove(sock.key());
+    }
+}
+
+/// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of.
+#[inline(always)]
+pub(crate) fn closing<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
+    if socket.is_none_or(|socket| socket.task.pid != task::pid()) {
+        emit::deed(sock, KIND_CLOSED_BY, OWNER_NONE, &task::current());
+    }
+}

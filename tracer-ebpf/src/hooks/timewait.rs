@@ -1,0 +1,209 @@
+//! Timewait sockets: what holds a 4-tuple when its socket is gone.
+//!
+//! `tcp_time_wait` (net/ipv4/tcp_minisocks.c) allocates one, puts it into the place of the socket and closes
+//! that, all in one go: the socket's transition to CLOSE comes last, and tells of both.
+
+use tracer_ebpf::{AF_INET6, Socket, tcp};
+
+use crate::{
+    emit,
+    globals::*,
+    maps::TIMER_HANDLER,
+    sock::{Common, Probe, Reader, SOCK_DEAD, SOCK_DONE, Sock, TimeWait},
+    table,
+};
+
+/// The timewait socket that takes a socket's place. Not in an `Option`: kernels before 6.3 refuse to read the
+/// part that `None` leaves unset.
+#[derive(Clone, Copy)]
+pub(crate) struct Successor {
+    /// 0: there is none.
+    pub(crate) key: u64,
+    /// FIN_WAIT2 or TIME_WAIT.
+    pub(crate) substate: u64,
+}
+
+const NO_SUCCESSOR: Successor = Successor {
+    key: 0,
+    substate: 0,
+};
+
+/// `inet_twsk_alloc` made `tw` for `sock`; null if the kernel has as many as it may.
+#[inline(always)]
+pub(crate) fn allocated<R: Reader>(sock: Option<Sock<R>>, tw: u64, substate: u8) {
+    let Some(sock) = sock else { return };
+    if tw == 0 {
+        return;
+    }
+    if let Some(socket) = table::find(sock) {
+        socket.timewait = tw;
+        socket.substate = substate;
+        return;
+    }
+    // Older than us.
+    let socket = Socket {
+        timewait: tw,
+        substate,
+        ..Socket::default()
+    };
+    let _ = table::insert(sock.key(), &socket);
+}
+
+/// What takes the place of a socket that is being closed in state `old`.
+///
+/// The rule (measured on 5.10 to 7.2): a timewait socket follows on FIN_WAIT2 and CLOSING without an error, if
+/// the socket is orphaned or has got the peer's FIN, unless TCP_LINGER2 is negative or
+/// `tcp_max_tw_buckets` is reached. Where no hook on the allocation told of it, the hash table does.
+#[inline(always)]
+pub(crate) fn successor<R: Reader>(sock: Sock<R>, old: u8, socket: Option<&Socket>) -> Successor {
+    if let Some(socket) = socket
+        && socket.timewait != 0
+    {
+        return Successor {
+            key: socket.timewait,
+            substate: socket.substate.into(),
+        };
+    }
+    let candidate = matches!(old, tcp::FIN_WAIT2 | tcp::CLOSING)
+        && sock.err() == 0
+        && sock.flags() & (SOCK_DEAD | SOCK_DONE) != 0
+        && sock.linger2() >= 0;
+    if !candidate || NET_HASHINFO.load() == 0 {
+        return NO_SUCCESSOR;
+    }
+    let found = in_hash_table(sock);
+    if found.key == 0 {
+        let is_overflow = is_full(sock.net());
+        emit::count(|counters| {
+            if is_overflow {
+                counters.overflow += 1;
+            } else {
+                counters.timewait += 1;
+            }
+        });
+    }
+    found
+}
+
+/// Whether a network namespace has as many timewait sockets as it may (`inet_twsk_alloc`,
+/// net/ipv4/inet_timewait_sock.c): a moment later some may have gone.
+#[inline(always)]
+fn is_full(net: u64) -> bool {
+    const GONE_MEANWHILE: u32 = 16;
+    let net = net as *const u8;
+    let count: u32 = Probe.read(net, NET_TIMEWAIT_COUNT.load());
+    let most: u32 = Probe.read(net, NET_TIMEWAIT_MAX.load());
+    NET_TIMEWAIT_COUNT.load() == 0 || count.wrapping_add(GONE_MEANWHILE) >= most
+}
+
+/// Longer chains hardly occur: the kernel sizes the table for more sockets than it has.
+const CHAIN: u32 = 32;
+
+/// Looks for the timewait socket with the tuple of `sock` in the table of established sockets
+/// (`inet_ehash_bucket`, include/net/inet_hashtables.h). The list may change meanwhile: then nothing is found.
+#[inline(always)]
+fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
+    let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
+    let tw = first_with(bucket(sock.net(), hash), hash);
+    let tw = TimeWait::new(Probe, tw as *const u8);
+    if tw.key() == 0 || !takes_place_of(tw, sock) {
+        return NO_SUCCESSOR;
+    }
+    learn_timer(tw);
+    Successor {
+        key: tw.key(),
+        substate: tw.substate().into(),
+    }
+}
+
+#[inline(always)]
+fn bucket(net: u64, hash: u32) -> u64 {
+    let info: u64 = Probe.read(net as *const u8, NET_HASHINFO.load());
+    let info = info as *const u8;
+    let mask: u32 = Probe.read(info, HASHINFO_EHASH_MASK.load());
+    let table: u64 = Probe.read(info, HASHINFO_EHASH.load());
+    table + u64::from(hash & mask) * size_of::<u64>() as u64
+}
+
+/// The first timewait socket with this hash in a bucket; 0 if there is none. A loop of few branches: 5.10 verifies each way through
+/// it.
+#[inline(always)]
+fn first_with(bucket: u64, hash: u32) -> u64 {
+    let mut node: u64 = Probe.read(bucket as *const u8, 0);
+    for _ in 0..CHAIN {
+        // The end of the list, or a bad address.
+        if node & 1 != 0 || node == 0 {
+            return 0;
+        }
+        let address = node - u64::from(SOCK_COMMON_NULLS_NODE.load());
+        let sk = address as *const u8;
+        let found: u32 = Probe.read(sk, SOCK_COMMON_HASH.load());
+        let state: u8 = Probe.read(sk, SOCK_COMMON_STATE.load());
+        if (found ^ hash) | u32::from(state ^ tcp::TIME_WAIT) == 0 {
+            return address;
+        }
+        node = Probe.read(node as *const u8, 0);
+    }
+    0
+}
+
+#[inline(always)]
+fn takes_place_of<R: Reader>(tw: TimeWait<Probe>, sock: Sock<R>) -> bool {
+    tw.local_port() == sock.local_port()
+        && same::<u16, R>(tw, sock, SOCK_COMMON_DPORT.load())
+        && tw.net() == sock.net()
+        && if sock.family() == AF_INET6 {
+            same::<u64, R>(tw, sock, SOCK_COMMON_V6_DADDR.load())
+                && same::<u64, R>(tw, sock, SOCK_COMMON_V6_DADDR.load() + 8)
+        } else {
+            same::<u32, R>(tw, sock, SOCK_COMMON_DADDR.load())
+                && same::<u32, R>(tw, sock, SOCK_COMMON_RCV_SADDR.load())
+        }
+}
+
+#[inline(always)]
+fn same<T: Copy + Default + PartialEq, R: Reader>(
+    tw: TimeWait<Probe>,
+    sock: Sock<R>,
+    offset: u32,
+) -> bool {
+    tw.field::<T>(offset) == sock.field::<T>(offset)
+}
+
+/// Notes the function behind the timers of timewait sockets, by which [`timer_expires`] knows them: its
+/// name is static (`tw_timer_handler`), and its address hidden on many hosts.
+#[inline(always)]
+pub(crate) fn learn_timer(tw: TimeWait<Probe>) {
+    if let Some(handler) = TIMER_HANDLER.get_ptr_mut(0) {
+        // SAFETY: one word, and everybody writes the same.
+        unsafe { *handler = tw.timer_function() };
+    }
+}
+
+/// `__inet_twsk_schedule` sets the timer of `tw`; `again`: it was set before, as when the peer's FIN
+/// ends FIN_WAIT2 (`tcp_timewait_state_process`, net/ipv4/tcp_minisocks.c).
+#[inline(always)]
+pub(crate) fn scheduled<R: Reader>(tw: TimeWait<R>, again: bool) {
+    if again && tw.substate() == tcp::TIME_WAIT {
+        emit::timewait(tw, tcp::FIN_WAIT2, tcp::TIME_WAIT);
+    }
+}
+
+/// `inet_twsk_kill` takes `tw` out of the tables.
+#[inline(always)]
+pub(crate) fn killed<R: Reader>(tw: TimeWait<R>) {
+    emit::timewait(tw, tw.substate(), tcp::CLOSE);
+}
+
+/// The function of `timer` is about to run.
+#[inline(always)]
+pub(crate) fn timer_expires(timer: *const u8) {
+    let Some(handler) = TIMER_HANDLER.get(0) else {
+        return;
+    };
+    let function: u64 = Probe.read(timer, TIMER_FUNCTION.load());
+    if function == *handler && function != 0 {
+        let tw = timer.wrapping_sub(TIMEWAIT_TIMER.load() as usize);
+        killed(TimeWait::new(Probe, tw));
+    }
+}

@@ -1,0 +1,282 @@
+//! What the ledger keeps of one socket: two cache lines.
+
+use super::{
+    Socket,
+    owners::Id,
+    place::{Address, Place, Sight},
+};
+use crate::event::{Event, Family, Owner, Role, Row, State, Task, Tuple};
+
+/// A million of these are kept: every field is as small as it can be.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+pub(super) struct Entry {
+    pub(super) key: u64,
+    pub(super) cookie: Maybe,
+    /// As [`super::Connection::opened`].
+    pub(super) opened: Maybe,
+    /// When its timewait socket took over.
+    pub(super) closed: Maybe,
+    /// As [`Socket::due`].
+    pub(super) due: Maybe,
+    /// Known once the socket itself is closed.
+    pub(super) sent: Maybe,
+    pub(super) received: Maybe,
+    pub(super) local: Address,
+    pub(super) peer: Address,
+    pub(super) netns: u32,
+    /// The owner's process.
+    pub(super) process: Option<Id>,
+    /// The owner's thread.
+    pub(super) tid: u32,
+    pub(super) closed_by: Option<Id>,
+    /// The last dump during which it had an event that tells its state.
+    pub(super) touched: u32,
+    /// The last dump it came in.
+    pub(super) seen: u32,
+    /// The dump that made it, if it has had no event since; else 0.
+    pub(super) made: u32,
+    pub(super) state: State,
+    pub(super) role: Option<Role>,
+    pub(super) owner: Owner,
+    pub(super) family: Family,
+    pub(super) is_timewait: bool,
+    /// This side has sent its FIN.
+    pub(super) has_shut_down: bool,
+    pub(super) progress: Progress,
+    /// When it began, several processes listened that may have taken it: who listens later says nothing.
+    pub(super) is_disputed: bool,
+}
+
+/// How far a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Opening,
+    /// To ESTABLISHED, but nobody is known yet to count it for.
+    Uncounted,
+    Established,
+}
+
+impl Progress {
+    /// Of a connection that is first seen in this state.
+    pub(super) fn of(state: State) -> Self {
+        match state {
+            State::SynSent | State::SynRecv | State::Listen | State::Close => Self::Opening,
+            _ => Self::Established,
+        }
+    }
+}
+
+/// An optional number in eight bytes. No address, time or count comes near the one that means none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Maybe(u64);
+
+impl Maybe {
+    pub(super) const NONE: Self = Self(u64::MAX);
+
+    pub(super) fn get(self) -> Option<u64> {
+        (self != Self::NONE).then_some(self.0)
+    }
+}
+
+impl From<u64> for Maybe {
+    fn from(value: u64) -> Self {
+        Self(value)
+    }
+}
+
+impl From<Option<u64>> for Maybe {
+    fn from(value: Option<u64>) -> Self {
+        value.map_or(Self::NONE, Self)
+    }
+}
+
+impl Entry {
+    /// A socket nothing more is known of than what the event says.
+    pub(super) fn of_event(event: &Event, state: State) -> Self {
+        Self {
+            role: event.role,
+            ..Self::new(event.sock, event.cookie, event.netns, &event.tuple, state)
+        }
+    }
+
+    /// A socket that is older than the tracer, or whose beginning was lost.
+    pub(super) fn of_row(row: &Row, epoch: u32, due: Option<u64>) -> Self {
+        Self {
+            role: (row.state == State::Listen).then_some(Role::Listener),
+            is_timewait: row.timewait.is_some(),
+            due: due.into(),
+            seen: epoch,
+            made: epoch,
+            ..Self::new(row.sock, row.cookie, row.netns, &row.tuple, row.state)
+        }
+    }
+
+    fn new(key: u64, cookie: Option<u64>, netns: u32, tuple: &Tuple, state: State) -> Self {
+        Self {
+            key,
+            cookie: cookie.into(),
+            opened: Maybe::NONE,
+            closed: Maybe::NONE,
+            due: Maybe::NONE,
+            sent: Maybe::NONE,
+            received: Maybe::NONE,
+            local: tuple.local.into(),
+            peer: tuple.peer.into(),
+            netns,
+            process: None,
+            tid: 0,
+            closed_by: None,
+            touched: 0,
+            seen: 0,
+            made: 0,
+            state,
+            role: None,
+            owner: Owner::None,
+            family: tuple.family,
+            is_timewait: false,
+            has_shut_down: false,
+            progress: Progress::of(state),
+            is_disputed: false,
+        }
+    }
+
+    /// Forgets the connection, not who holds the socket.
+    pub(super) fn restart(&mut self, state: State) {
+        *self = Self {
+            process: self.process,
+            owner: self.owner,
+            tid: self.tid,
+            closed_by: self.closed_by,
+            touched: self.touched,
+            seen: self.seen,
+            family: self.family,
+            ..Self::new(
+                self.key,
+                self.cookie.get(),
+                self.netns,
+                &self.tuple(),
+                state,
+            )
+        };
+    }
+
+    /// Whatever comes next says where it is.
+    pub(super) fn begin_anew(&mut self) {
+        self.restart(State::Close);
+        (self.local.port, self.peer.port) = (0, 0);
+    }
+
+    /// Nothing is left but the port.
+    pub(super) fn rest(&mut self, port: u16) {
+        self.restart(State::Close);
+        self.local.port = port;
+        self.peer = self.peer.unspecified();
+    }
+
+    /// Learns what the event says; what it does not say stays.
+    pub(super) fn adopt(&mut self, event: &Event) {
+        self.learn(event.cookie, &event.tuple);
+        self.role = event.role.or(self.role);
+        self.made = 0;
+    }
+
+    pub(super) fn learn(&mut self, cookie: Option<u64>, tuple: &Tuple) {
+        if cookie.is_some() {
+            self.cookie = cookie.into();
+        }
+        if tuple.local.port.is_some() || self.local.port == 0 {
+            self.local = tuple.local.into();
+        }
+        if tuple.peer.port.is_some() || self.peer.port == 0 {
+            self.peer = tuple.peer.into();
+        }
+        self.family = tuple.family;
+    }
+
+    pub(super) fn enter(&mut self, state: State) {
+        self.state = state;
+        self.has_shut_down |= matches!(state, State::FinWait1 | State::LastAck);
+        if state == State::Listen {
+            self.role = Some(Role::Listener);
+        }
+    }
+
+    /// Whether this tells of another socket, or another connection of it, than the entry's: its address
+    /// was used again, and what came between is lost.
+    pub(super) fn is_other(&self, sight: &Sight) -> bool {
+        let tuples = self.complete_tuple().zip(sight.tuple);
+        let other_tuple = tuples.is_some_and(|(ours, theirs)| ours != theirs);
+        let other_role = self
+            .role
+            .zip(sight.role)
+            .is_some_and(|(ours, theirs)| ours != theirs);
+        let cookies = self.cookie.get().zip(sight.cookie);
+        let other_cookie = cookies.is_some_and(|(ours, theirs)| ours != theirs);
+        self.netns != sight.netns || other_tuple || other_role || other_cookie
+    }
+
+    fn complete_tuple(&self) -> Option<(Address, Address)> {
+        let is_complete = self.is_connection() && self.local.port != 0 && self.peer.port != 0;
+        is_complete.then_some((self.local, self.peer))
+    }
+
+    /// Whether both have the same complete 4-tuple.
+    pub(super) fn has_tuple_of(&self, sight: &Sight) -> bool {
+        sight.tuple.is_some() && self.complete_tuple() == sight.tuple
+    }
+
+    /// Whether it must be the same socket: a cookie is never used again.
+    pub(super) fn is_surely(&self, sight: &Sight) -> bool {
+        self.cookie.get().is_some() && self.cookie.get() == sight.cookie
+    }
+
+    /// It has, or may have, a 4-tuple of its own.
+    pub(super) fn is_connection(&self) -> bool {
+        !matches!(self.state, State::Close | State::Listen)
+    }
+
+    pub(super) fn is_holder(&self) -> bool {
+        self.state == State::Close
+    }
+
+    pub(super) fn place(&self) -> Place {
+        let Self {
+            netns, local, peer, ..
+        } = *self;
+        match self.state {
+            // One that is bound may yet fail because somebody else has the 4-tuple.
+            State::Close | State::SynSent => Place::Nowhere,
+            _ if local.port == 0 => Place::Nowhere,
+            State::Listen => Place::Listener {
+                netns,
+                port: local.port,
+            },
+            _ if peer.port == 0 => Place::Nowhere,
+            _ => Place::Tuple { netns, local, peer },
+        }
+    }
+
+    pub(super) fn tuple(&self) -> Tuple {
+        Tuple {
+            family: self.family,
+            local: self.local.into(),
+            peer: self.peer.into(),
+        }
+    }
+
+    pub(super) fn view<'a>(&self, task: Option<&'a Task>) -> Socket<'a> {
+        Socket {
+            key: self.key,
+            cookie: self.cookie.get(),
+            netns: self.netns,
+            tuple: self.tuple(),
+            state: self.state,
+            is_timewait: self.is_timewait,
+            role: self.role,
+            owner: self.owner,
+            task,
+            due: self.due.get(),
+        }
+    }
+}

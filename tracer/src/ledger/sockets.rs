@@ -1,0 +1,240 @@
+//! All entries, found by key, by 4-tuple, and listeners by port.
+
+use std::{
+    hash::BuildHasher,
+    ops::{Index, IndexMut},
+};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use super::{entry::Entry, place::Place};
+
+/// Entries that are allocated together. A growing `Vec` would hold every entry twice while it moves, and
+/// up to twice the room that it needs afterwards.
+const CHUNK: usize = 4096;
+
+/// Where an entry is; stays until the entry is removed.
+pub(super) type Slot = u32;
+
+/// The indexes hold slots only (five bytes each) and compare with the entries themselves. foldhash,
+/// because peers choose parts of a tuple: it is as fast as the simplest hashes, but seeded.
+#[derive(Default)]
+pub(super) struct Sockets {
+    slab: Slab,
+    by_key: HashTable<Slot>,
+    by_tuple: HashTable<Slot>,
+    /// Several sockets may listen at one port.
+    listeners: HashTable<Slot>,
+    hasher: RandomState,
+}
+
+impl Sockets {
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        self.slab.iter()
+    }
+
+    pub(super) fn find(&self, key: u64) -> Option<Slot> {
+        let hash = self.hasher.hash_one(key);
+        let found = self.by_key.find(hash, |slot| self[*slot].key == key);
+        found.copied()
+    }
+
+    /// Who has the 4-tuple of an entry that is not there yet.
+    pub(super) fn rival(&self, entry: &Entry) -> Option<Slot> {
+        let place = entry.place();
+        let hash = self.hasher.hash_one(place);
+        let found = self
+            .by_tuple
+            .find(hash, |slot| self[*slot].place() == place);
+        found.copied()
+    }
+
+    /// Sockets that listen at a port, whatever their address.
+    pub(super) fn listeners(&self, netns: u32, port: u16) -> impl Iterator<Item = &Entry> {
+        let place = Place::Listener { netns, port };
+        let found = self.listeners.iter_hash(self.hasher.hash_one(place));
+        let entries = found.map(|slot| &self[*slot]);
+        entries.filter(move |entry| entry.place() == place)
+    }
+
+    /// Adds an entry, whose key must be new. Who had its 4-tuple until now is returned: it can not have it
+    /// any more, and is not found by it.
+    pub(super) fn insert(&mut self, entry: Entry) -> (Slot, Option<Slot>) {
+        let (key, place) = (entry.key, entry.place());
+        let slot = self.slab.insert(entry);
+        self.insert_key(key, slot);
+        (slot, self.settle(slot, place))
+    }
+
+    /// The entry was removed from everything.
+    pub(super) fn remove(&mut self, slot: Slot) -> Entry {
+        self.remove_key(slot);
+        self.unsettle(slot, self[slot].place());
+        self.slab.remove(slot)
+    }
+
+    /// The entry goes by another key from now on, which must be new.
+    pub(super) fn rekey(&mut self, slot: Slot, key: u64) {
+        self.remove_key(slot);
+        self[slot].key = key;
+        self.insert_key(key, slot);
+    }
+
+    /// Changes what an entry is found by, beside its key. As with [`insert`](Self::insert), returns who
+    /// had the 4-tuple.
+    pub(super) fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Entry)) -> Option<Slot> {
+        let entry = &mut self[slot];
+        let before = entry.place();
+        change(entry);
+        let after = entry.place();
+        if before == after {
+            return None;
+        }
+        self.unsettle(slot, before);
+        self.settle(slot, after)
+    }
+
+    fn insert_key(&mut self, key: u64, slot: Slot) {
+        let (slab, hasher) = (&self.slab, &self.hasher);
+        let hash = hasher.hash_one(key);
+        self.by_key
+            .insert_unique(hash, slot, |slot| hasher.hash_one(slab.get(*slot).key));
+    }
+
+    fn remove_key(&mut self, slot: Slot) {
+        let hash = self.hasher.hash_one(self[slot].key);
+        take(&mut self.by_key, hash, slot);
+    }
+
+    fn settle(&mut self, slot: Slot, place: Place) -> Option<Slot> {
+        let (slab, hasher) = (&self.slab, &self.hasher);
+        let hash = hasher.hash_one(place);
+        let rehash = |slot: &Slot| hasher.hash_one(slab.get(*slot).place());
+        match place {
+            Place::Nowhere => None,
+            Place::Listener { .. } => {
+                self.listeners.insert_unique(hash, slot, rehash);
+                None
+            }
+            Place::Tuple { .. } => {
+                let is_rival = |other: &Slot| slab.get(*other).place() == place;
+                if let Some(other) = self.by_tuple.find_mut(hash, is_rival) {
+                    return Some(std::mem::replace(other, slot));
+                }
+                self.by_tuple.insert_unique(hash, slot, rehash);
+                None
+            }
+        }
+    }
+
+    fn unsettle(&mut self, slot: Slot, place: Place) {
+        let table = match place {
+            Place::Nowhere => return,
+            Place::Listener { .. } => &mut self.listeners,
+            Place::Tuple { .. } => &mut self.by_tuple,
+        };
+        take(table, self.hasher.hash_one(place), slot);
+    }
+}
+
+/// It may be missing: who lost its 4-tuple is no longer found by it.
+fn take(table: &mut HashTable<Slot>, hash: u64, slot: Slot) {
+    if let Ok(entry) = table.find_entry(hash, |known| *known == slot) {
+        entry.remove();
+    }
+}
+
+impl Index<Slot> for Sockets {
+    type Output = Entry;
+
+    fn index(&self, slot: Slot) -> &Entry {
+        self.slab.get(slot)
+    }
+}
+
+/// For what an entry is not found by; else see [`Sockets::update`].
+impl IndexMut<Slot> for Sockets {
+    fn index_mut(&mut self, slot: Slot) -> &mut Entry {
+        self.slab.get_mut(slot)
+    }
+}
+
+/// Entries that do not move. Freed slots are used again, the last one first.
+#[derive(Default)]
+struct Slab {
+    chunks: Vec<Box<[Cell]>>,
+    /// First of the chain of free slots.
+    free: Option<Slot>,
+}
+
+enum Cell {
+    Used(Entry),
+    /// And the next free one.
+    Free(Option<Slot>),
+}
+
+const _: () = assert!(size_of::<Cell>() == 128);
+
+impl Slab {
+    fn insert(&mut self, entry: Entry) -> Slot {
+        let slot = self.free.unwrap_or_else(|| self.grow());
+        let cell = self.cell(slot);
+        let before = std::mem::replace(cell, Cell::Used(entry));
+        self.free = match before {
+            Cell::Free(next) => next,
+            Cell::Used(_) => None,
+        };
+        slot
+    }
+
+    fn remove(&mut self, slot: Slot) -> Entry {
+        let next = Cell::Free(self.free);
+        match std::mem::replace(self.cell(slot), next) {
+            Cell::Used(entry) => {
+                self.free = Some(slot);
+                entry
+            }
+            Cell::Free(_) => unreachable!("slot {slot} is removed twice"),
+        }
+    }
+
+    /// Adds a chunk of free slots, and returns the first one.
+    fn grow(&mut self) -> Slot {
+        let first = (self.chunks.len() * CHUNK) as Slot;
+        let last = first + CHUNK as Slot - 1;
+        let cells = (first..=last).map(|slot| Cell::Free((slot < last).then_some(slot + 1)));
+        self.chunks.push(cells.collect());
+        first
+    }
+
+    fn get(&self, slot: Slot) -> &Entry {
+        match &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK] {
+            Cell::Used(entry) => entry,
+            Cell::Free(_) => unreachable!("slot {slot} is free"),
+        }
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> &mut Entry {
+        match self.cell(slot) {
+            Cell::Used(entry) => entry,
+            Cell::Free(_) => unreachable!("slot {slot} is free"),
+        }
+    }
+
+    fn cell(&mut self, slot: Slot) -> &mut Cell {
+        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Slot, &Entry)> {
+        let cells = self.chunks.iter().flatten().zip(0..);
+        cells.filter_map(|(cell, slot)| match cell {
+            Cell::Used(entry) => Some((slot, entry)),
+            Cell::Free(_) => None,
+        })
+    }
+}

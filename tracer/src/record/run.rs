@@ -1,0 +1,93 @@
+//! How a run begins and ends, and what it lost.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::kernel::plan::{Backend, Capability};
+
+/// The first line: what is watched, and how.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Start {
+    /// Version of tracer.
+    pub tracer: String,
+    /// Release of the kernel, as `uname -r` prints it.
+    pub kernel: String,
+    pub coverage: Vec<Coverage>,
+    /// The network namespaces of the host, first the one that tracer runs in.
+    pub netns: Vec<Netns>,
+}
+
+/// How one capability is covered.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Coverage {
+    pub capability: Capability,
+    /// The function or tracepoint in use; null: this capability is not to be had here.
+    pub hook: Option<&'static str>,
+    pub backend: Option<Backend>,
+    /// Better hooks that were not used, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub refused: Vec<Refused>,
+    /// What this hook does not see.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub limits: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Refused {
+    pub hook: &'static str,
+    pub backend: Backend,
+    pub reason: String,
+}
+
+/// The settings of a network namespace that govern its ports; null where the kernel has none, or they
+/// could not be read.
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Netns {
+    /// Inode number.
+    pub netns: u32,
+    /// `ip_local_port_range`: first and last ephemeral port, both inclusive.
+    pub range: Option<[u16; 2]>,
+    /// Number of ports in `ip_local_reserved_ports`.
+    pub reserved: Option<u32>,
+    /// `tcp_tw_reuse`.
+    pub tw_reuse: Option<u8>,
+    /// `tcp_max_tw_buckets`: TIME_WAIT entries above this number are not kept.
+    pub max_tw_buckets: Option<u32>,
+}
+
+/// Something was lost; it is counted where it was.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Loss {
+    /// How many, since the last such line.
+    pub events: u64,
+    pub r#where: Where,
+    /// Whether the picture has been made whole again.
+    pub resynced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Where {
+    /// The ring buffer was full: events are missing.
+    Ring,
+    /// The kernel skipped a run of a program, because one was running on that CPU already, or did not call a
+    /// probe: events are missing.
+    Program,
+    /// A record was not understood.
+    Output,
+    /// The kernel-side socket table was full: the later lines of so many sockets lack their owner.
+    Table,
+}
+
+/// The last line.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Stop {
+    /// Lines of this run, this one included.
+    pub lines: u64,
+    /// Events that the kernel side reported.
+    pub events: u64,
+    /// The sum of all `loss` lines.
+    pub lost: u64,
+    /// Lines of type `connect_failed`.
+    pub failures: u64,
+}

@@ -1,0 +1,163 @@
+//! Lines: numbered, dated, counted, and each process introduced before the first that names it.
+
+use std::{borrow::Cow, io, marker::PhantomData, sync::Arc};
+
+use jiff::Timestamp;
+
+use crate::{
+    clock::Clock,
+    event::Task,
+    host::process::Processes,
+    record::{self, Body, Line, Loss, Process, Start, Stop, VERSION, Where, WholeProcess},
+};
+
+/// Lines that come in numbers are passed on when so many bytes have gathered.
+const CHUNK: usize = 1 << 20;
+
+/// Where [`Lines::pass`] puts whole lines.
+pub type Write<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+
+/// The lines of one run, gathered until somebody takes them.
+pub struct Lines {
+    pub(super) clock: Clock,
+    pub(super) processes: Processes,
+    pub(super) failures: u64,
+    host: String,
+    buffer: Vec<u8>,
+    count: u64,
+    events: u64,
+    lost: u64,
+}
+
+/// A process that has been introduced, and one of its threads.
+pub(super) struct Known<'a> {
+    id: Arc<str>,
+    task: &'a Task,
+}
+
+impl Lines {
+    pub fn new(host: String, clock: Clock, processes: Processes) -> Self {
+        Self {
+            clock,
+            processes,
+            failures: 0,
+            host,
+            buffer: Vec::new(),
+            count: 0,
+            events: 0,
+            lost: 0,
+        }
+    }
+
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// The lines since the last call to [`clear`](Self::clear).
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+    }
+
+    /// Passes the lines on if they have become many: then memory does not grow with the number of sockets.
+    pub(super) fn pass(&mut self, write: Write) -> io::Result<()> {
+        if self.buffer.len() < CHUNK {
+            return Ok(());
+        }
+        let written = write(&self.buffer);
+        self.buffer.clear();
+        written
+    }
+
+    pub fn has_lost(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// For the total in the `stop` line.
+    pub fn count_event(&mut self) {
+        self.events += 1;
+    }
+
+    pub fn start(&mut self, start: &Start) {
+        self.write(self.clock.now(), start);
+    }
+
+    pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
+        self.lost += count;
+        let body = Loss {
+            events: count,
+            r#where: place,
+            resynced,
+        };
+        self.write(self.clock.now(), &body);
+    }
+
+    pub fn stop(&mut self) {
+        let stop = Stop {
+            lines: self.count + 1,
+            events: self.events,
+            lost: self.lost,
+            failures: self.failures,
+        };
+        self.write(self.clock.now(), &stop);
+    }
+
+    /// Makes sure that the process has been introduced.
+    pub(super) fn know<'a>(&mut self, task: Option<&'a Task>) -> Option<Known<'a>> {
+        let task = task?;
+        let (id, identity) = self.processes.meet(task, &self.clock);
+        if let Some(identity) = identity {
+            self.write(self.clock.now(), &identity);
+        }
+        Some(Known { id, task })
+    }
+
+    pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) {
+        let line = Line {
+            v: VERSION,
+            r#type: record::Type(PhantomData),
+            ts,
+            seq: self.count,
+            host: &self.host,
+            body,
+        };
+        let length = self.buffer.len();
+        match serde_json::to_writer(&mut self.buffer, &line) {
+            Ok(()) => {
+                self.buffer.push(b'\n');
+                self.count += 1;
+            }
+            // Unreachable with these types; half a line must not get out all the same.
+            Err(error) => {
+                self.buffer.truncate(length);
+                log::error!("a line of type {} can't be written: {error}", B::TYPE);
+            }
+        }
+    }
+}
+
+impl Known<'_> {
+    pub(super) fn process(&self) -> Process<'_> {
+        Process {
+            id: &self.id,
+            pid: self.task.pid,
+            tid: self.task.tid,
+            comm: self.comm(),
+        }
+    }
+
+    pub(super) fn whole(&self) -> WholeProcess<'_> {
+        WholeProcess {
+            id: &self.id,
+            pid: self.task.pid,
+            comm: self.comm(),
+        }
+    }
+
+    fn comm(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.task.comm.bytes())
+    }
+}

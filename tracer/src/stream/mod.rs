@@ -1,0 +1,228 @@
+//! Events in, lines out: the ledger says what they mean, and [`Lines`] writes it down.
+
+use std::{collections::BTreeSet, io};
+
+use rustix::system::uname;
+
+use crate::{
+    clock::{self, Clock},
+    event::{Event, Kind, Row},
+    host::process::Processes,
+    ledger::{Ledger, Resynced},
+    record::{self, Seeded, Table, Where, milliseconds},
+};
+
+mod bodies;
+mod lines;
+
+pub use lines::{Lines, Write};
+
+/// One run: what is known of the kernel's sockets, and the lines about it that nobody has taken yet.
+///
+/// `now` is `CLOCK_MONOTONIC` in nanoseconds, as [`clock::now`] tells it.
+pub struct Stream {
+    ledger: Ledger,
+    lines: Lines,
+    /// When the usage was last told, or the run began.
+    told: u64,
+    resyncs: Resyncs,
+    /// Connections that got no TIME_WAIT.
+    overflow: u64,
+    table: Option<Table>,
+}
+
+/// The comparisons with the kernel's sockets. The first fills the ledger and corrects nothing.
+#[derive(Default)]
+struct Resyncs {
+    /// When the latest began.
+    began: u64,
+    ended: u64,
+    corrected: u64,
+}
+
+impl Stream {
+    pub fn new() -> Self {
+        let host = uname().nodename().to_string_lossy().into_owned();
+        Self {
+            told: clock::now(),
+            ..Self::with(host, Clock::read(), Processes::default())
+        }
+    }
+
+    /// For tests: a host, a clock and processes of one's choice, and a run that began when the clock did.
+    pub fn with(host: String, clock: Clock, processes: Processes) -> Self {
+        Self {
+            ledger: Ledger::new(),
+            lines: Lines::new(host, clock, processes),
+            told: 0,
+            resyncs: Resyncs::default(),
+            overflow: 0,
+            table: None,
+        }
+    }
+
+    /// Follows the time of day, should it have been set.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.lines.set_clock(clock);
+    }
+
+    /// How full the kernel-side socket table is.
+    pub fn set_table(&mut self, table: Table) {
+        self.table = Some(table);
+    }
+
+    /// See [`Ledger::is_unsure`].
+    pub fn is_unsure(&self) -> bool {
+        self.ledger.is_unsure()
+    }
+
+    /// Whether a socket is known, by [`Event::sock`].
+    pub fn knows(&self, sock: u64) -> bool {
+        self.ledger.knows(sock)
+    }
+
+    /// So many more connections got no TIME_WAIT, because `tcp_max_tw_buckets` was reached.
+    pub fn add_overflow(&mut self, count: u64) {
+        self.overflow += count;
+    }
+
+    /// The lines since the last call to [`clear`](Self::clear).
+    pub fn lines(&self) -> &[u8] {
+        self.lines.bytes()
+    }
+
+    pub fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// Whether anything has been lost in this run.
+    pub fn has_lost(&self) -> bool {
+        self.lines.has_lost()
+    }
+
+    pub fn start(&mut self, start: &record::Start) {
+        self.lines.start(start);
+    }
+
+    /// Takes the next event and tells what it means.
+    pub fn event(&mut self, event: &Event) {
+        self.lines.count_event();
+        let lines = &mut self.lines;
+        self.ledger
+            .ingest(event, &mut |effect| lines.effect(&effect));
+        if let Kind::ConnectFailed { errno, reason } = event.kind {
+            self.lines.connect_failed(event, errno, reason);
+        }
+    }
+
+    /// A dump of the kernel's sockets begins; see [`Ledger::begin_resync`].
+    pub fn begin_resync(&mut self, now: u64) {
+        self.resyncs.began = now;
+        self.ledger.begin_resync(now);
+    }
+
+    /// A row of the dump; see [`Ledger::row`].
+    pub fn row(&mut self, row: &Row) {
+        let lines = &mut self.lines;
+        self.ledger.row(row, &mut |effect| lines.effect(&effect));
+    }
+
+    /// The dump is over; see [`Ledger::end_resync`]. After the first one a `ledger` line tells what was
+    /// there when the run began.
+    pub fn end_resync(
+        &mut self,
+        complete: &BTreeSet<u32>,
+        alive: &BTreeSet<u32>,
+        now: u64,
+    ) -> Resynced {
+        let lines = &mut self.lines;
+        let found = self
+            .ledger
+            .end_resync(complete, alive, now, &mut |effect| lines.effect(&effect));
+        self.resyncs.ended += 1;
+        if self.resyncs.ended == 1 {
+            self.seeded(complete.len() as u64, now);
+        } else {
+            self.resyncs.corrected += found.added + found.removed + found.changed;
+        }
+        found
+    }
+
+    /// The dump failed; see [`Ledger::give_up_resync`].
+    pub fn give_up_resync(&mut self) {
+        self.ledger.give_up_resync();
+    }
+
+    fn seeded(&mut self, netns: u64, now: u64) {
+        let totals = self.ledger.totals();
+        let seeded = Seeded {
+            sockets: totals.sockets,
+            timewait: totals.timewait,
+            owned: totals.sockets.saturating_sub(totals.unowned),
+            netns,
+            ms: milliseconds(now.saturating_sub(self.resyncs.began)),
+        };
+        self.totals(now, Some(seeded));
+    }
+
+    /// Who has what, and what they did since the last call: a `usage` line for each process and network
+    /// namespace, then a `ledger` line.
+    pub fn usage(&mut self, now: u64) {
+        let interval = now.saturating_sub(self.told);
+        self.told = now;
+        for usage in self.ledger.usage(now) {
+            self.lines.usage(usage, interval, now);
+        }
+        self.totals(now, None);
+    }
+
+    /// Every socket, then a `ledger` line. Most lines go to `write` at once, the last ones stay.
+    pub fn snapshot(&mut self, now: u64, write: Write) -> io::Result<()> {
+        for socket in self.ledger.sockets() {
+            self.lines.socket(&socket, now);
+            self.lines.pass(write)?;
+        }
+        self.totals(now, None);
+        Ok(())
+    }
+
+    fn totals(&mut self, now: u64, seeded: Option<Seeded>) {
+        let ledger = record::Ledger {
+            resyncs: self.resyncs.ended.saturating_sub(1),
+            corrected: self.resyncs.corrected,
+            overflow: self.overflow,
+            table: self.table,
+            seeded,
+            ..self.ledger.totals().into()
+        };
+        self.lines.ledger(&ledger, now);
+    }
+
+    /// Says that `count` things were lost at `place`, and whether the ledger has been compared with the
+    /// kernel's sockets since.
+    pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
+        self.lines.loss(count, place, resynced);
+    }
+
+    /// The end: connections that are in TIME_WAIT, the last usage, and the `stop` line. Most lines go to
+    /// `write` at once, the last ones stay.
+    pub fn stop(&mut self, now: u64, write: Write) -> io::Result<()> {
+        let lines = &mut self.lines;
+        let mut written = Ok(());
+        self.ledger.finish(now, &mut |effect| {
+            lines.effect(&effect);
+            if let Err(error) = lines.pass(write) {
+                written = Err(error);
+            }
+        });
+        self.usage(now);
+        self.lines.stop();
+        written
+    }
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,355 @@
+//! What the golden records are made from: every kind of line and every alternative in it at least once.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
+
+use tracer::{
+    event::{Comm, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple},
+    kernel::plan::{Backend, Capability},
+    ledger::{Connection, Destination, Effect, EndReason, Socket, Totals, Transition, Usage},
+    record::{self, Coverage, Netns, Refused, Seeded, Start, Table},
+};
+
+const NETNS: u32 = 4_026_531_840;
+
+/// When an event happened, and when the ledger is looked at: nanoseconds since boot.
+const THEN: u64 = 61_000_000_007;
+pub(crate) const NOW: u64 = 100_000_000_000;
+
+static WORKER: LazyLock<Task> = LazyLock::new(|| task(812, b"worker"));
+static HELPER: LazyLock<Task> = LazyLock::new(|| task(900, b"helper"));
+static STRANGE: LazyLock<Task> = LazyLock::new(|| task(7, b"\"\\\n\x1b[31m\xff<b>"));
+static CLOSER: LazyLock<Task> = LazyLock::new(|| task(901, b"closer"));
+
+fn task(pid: u32, comm: &[u8]) -> Task {
+    let mut bytes = [0; 16];
+    bytes[..comm.len()].copy_from_slice(comm);
+    Task {
+        pid,
+        tid: pid + 1,
+        uid: 33,
+        start_ns: 5_000_000_000,
+        cgroup: u64::MAX,
+        comm: Comm(bytes),
+    }
+}
+
+fn endpoint(ip: &str, port: Option<u16>) -> Endpoint {
+    Endpoint {
+        ip: ip.parse::<IpAddr>().unwrap(),
+        port,
+    }
+}
+
+fn tuple() -> Tuple {
+    Tuple {
+        family: Family::Ipv4,
+        local: endpoint("10.0.0.7", Some(40123)),
+        peer: endpoint("10.0.0.9", Some(5774)),
+    }
+}
+
+/// A client of the worker.
+fn client(state: State) -> Socket<'static> {
+    Socket {
+        key: 1,
+        cookie: Some(4711),
+        netns: NETNS,
+        tuple: tuple(),
+        state,
+        is_timewait: state == State::TimeWait,
+        role: Some(Role::Client),
+        owner: Owner::Connect,
+        task: Some(&WORKER),
+        due: None,
+    }
+}
+
+/// Without an owner.
+fn nobodys(socket: Socket<'static>) -> Socket<'static> {
+    Socket {
+        owner: Owner::None,
+        task: None,
+        ..socket
+    }
+}
+
+fn listener() -> Socket<'static> {
+    let mut socket = client(State::Listen);
+    socket.role = Some(Role::Listener);
+    socket.owner = Owner::Bind;
+    socket.tuple.peer = endpoint("0.0.0.0", None);
+    socket.task = Some(&STRANGE);
+    socket
+}
+
+fn server(state: State, owner: Owner) -> Socket<'static> {
+    Socket {
+        role: Some(Role::Server),
+        owner,
+        task: Some(&HELPER),
+        ..client(state)
+    }
+}
+
+/// Seen first in the dump.
+fn older(state: State) -> Socket<'static> {
+    let mut socket = client(state);
+    socket.role = None;
+    socket.owner = Owner::Snapshot;
+    socket.tuple.family = Family::Ipv6;
+    socket.tuple.peer = endpoint("2001:db8::9", Some(443));
+    socket
+}
+
+fn older_time_wait() -> Socket<'static> {
+    Socket {
+        cookie: None,
+        due: Some(NOW + 41_234_567_890),
+        ..nobodys(older(State::TimeWait))
+    }
+}
+
+pub(crate) fn transitions() -> Vec<Effect<'static>> {
+    use State::*;
+    let transition = |old, socket: Socket<'static>| Transition {
+        ts: THEN,
+        old,
+        new: socket.state,
+        socket,
+        corrected: false,
+    };
+    let mut stranger = nobodys(server(SynRecv, Owner::None));
+    stranger.cookie = None;
+    let found = Transition {
+        corrected: true,
+        ..transition(Established, older(CloseWait))
+    };
+    let mut transitions = vec![
+        transition(Close, client(SynSent)),
+        transition(SynSent, client(Established)),
+        transition(Established, client(FinWait1)),
+        transition(FinWait1, client(FinWait2)),
+        transition(FinWait1, client(Closing)),
+        transition(FinWait2, client(TimeWait)),
+        transition(TimeWait, client(Close)),
+        transition(Listen, stranger),
+        transition(SynRecv, server(Established, Owner::Inherited)),
+        transition(Close, listener()),
+        transition(LastAck, nobodys(older(Close))),
+    ];
+    transitions.push(found);
+    transitions.into_iter().map(Effect::Transition).collect()
+}
+
+pub(crate) fn failures() -> Vec<(Event, Reason)> {
+    let failure = |reason, ip, port| {
+        let event = Event {
+            ts: THEN,
+            sock: 1,
+            cookie: Some(4711),
+            netns: NETNS,
+            tuple: Tuple {
+                local: endpoint(ip, port),
+                ..tuple()
+            },
+            held: None,
+            role: Some(Role::Client),
+            owner: Owner::Connect,
+            task: Some(WORKER.clone()),
+            kind: Kind::ConnectFailed { errno: 99, reason },
+        };
+        (event, reason)
+    };
+    vec![
+        failure(Reason::PortsExhausted, "10.0.0.7", None),
+        failure(Reason::TupleInUse, "10.0.0.7", Some(40123)),
+        failure(Reason::NoSourceAddress, "::", None),
+    ]
+}
+
+pub(crate) fn connections() -> Vec<Effect<'static>> {
+    let finished = || Connection {
+        socket: client(State::TimeWait),
+        opened: Some(THEN),
+        established: true,
+        closed: THEN + 1_234_567_899,
+        reason: EndReason::Fin,
+        closed_by: Some(&*WORKER),
+        bytes: Some((1 << 53, 0)),
+        time_wait: Some(60_123_456_789),
+        in_time_wait: false,
+    };
+    let at_exit = Connection {
+        time_wait: Some(500_000_000),
+        in_time_wait: true,
+        closed_by: Some(&*CLOSER),
+        ..finished()
+    };
+    let older = Connection {
+        socket: older(State::Established),
+        opened: None,
+        time_wait: None,
+        reason: EndReason::Rst,
+        closed_by: None,
+        bytes: None,
+        ..finished()
+    };
+    let ended = |reason, established| Connection {
+        socket: server(State::Close, Owner::Accept),
+        established,
+        reason,
+        time_wait: None,
+        closed_by: None,
+        bytes: Some((0, 0)),
+        ..finished()
+    };
+    let unowned = Connection {
+        socket: nobodys(client(State::SynSent)),
+        ..ended(EndReason::Refused, false)
+    };
+    let connections = [
+        finished(),
+        at_exit,
+        older,
+        unowned,
+        ended(EndReason::Timeout, true),
+        ended(EndReason::Abandoned, false),
+        ended(EndReason::Error, true),
+        ended(EndReason::Unknown, true),
+    ];
+    connections.into_iter().map(Effect::Connection).collect()
+}
+
+pub(crate) fn sockets() -> Vec<Socket<'static>> {
+    let mut bound = listener();
+    bound.state = State::Close;
+    bound.role = None;
+    let orphan = Socket {
+        is_timewait: true,
+        ..client(State::FinWait2)
+    };
+    let overdue = Socket {
+        due: Some(NOW - 1),
+        ..older_time_wait()
+    };
+    vec![
+        client(State::Established),
+        server(State::Established, Owner::Accept),
+        listener(),
+        bound,
+        orphan,
+        client(State::TimeWait),
+        older_time_wait(),
+        overdue,
+    ]
+}
+
+pub(crate) fn usages() -> Vec<Usage<'static>> {
+    let top = |ports, time_wait| Destination {
+        local_ip: tuple().local.ip,
+        peer: tuple().peer,
+        ports,
+        time_wait,
+    };
+    let busy = Usage {
+        task: Some(&*WORKER),
+        netns: NETNS,
+        ports: BTreeMap::from([
+            (State::Established, 120),
+            (State::SynSent, 0),
+            (State::TimeWait, 27_880),
+        ]),
+        opened: 7100,
+        closed: 7090,
+        failed: 12,
+        top: vec![top(27_990, 27_880), top(10, 0)],
+        ..Usage::default()
+    };
+    let serving = Usage {
+        task: Some(&*HELPER),
+        netns: NETNS,
+        bound: 2,
+        serving: BTreeMap::from([(State::Established, 3), (State::CloseWait, 1)]),
+        ..Usage::default()
+    };
+    let before_start = Usage {
+        netns: NETNS,
+        ports: BTreeMap::from([(State::TimeWait, 5)]),
+        top: vec![top(5, 5)],
+        due_in: Some(41_234_567_890),
+        ..Usage::default()
+    };
+    let nobodys = Usage {
+        netns: NETNS + 1,
+        ports: BTreeMap::from([(State::Established, 1)]),
+        ..Usage::default()
+    };
+    vec![busy, serving, before_start, nobodys]
+}
+
+pub(crate) fn ledgers() -> Vec<record::Ledger> {
+    let totals = Totals {
+        sockets: 28_010,
+        timewait: 27_885,
+        bound: 2,
+        unowned: 6,
+        processes: 2,
+        netns: 2,
+    };
+    let seeded = Seeded {
+        sockets: 28_010,
+        timewait: 27_885,
+        owned: 28_004,
+        netns: 3,
+        ms: 41.007,
+    };
+    let first = record::Ledger {
+        seeded: Some(seeded),
+        ..totals.into()
+    };
+    let later = record::Ledger {
+        resyncs: 2,
+        corrected: 17,
+        overflow: 4,
+        table: Some(Table {
+            used: 1200,
+            size: 262_144,
+        }),
+        ..totals.into()
+    };
+    vec![first, later]
+}
+
+pub(crate) fn start() -> Start {
+    Start {
+        tracer: "0.1.0".into(),
+        kernel: "6.12.1".into(),
+        coverage: vec![
+            Coverage {
+                capability: Capability::Transitions,
+                hook: Some("inet_sock_set_state"),
+                backend: Some(Backend::TpBtf),
+                refused: Vec::new(),
+                limits: Vec::new(),
+            },
+            Coverage {
+                capability: Capability::ConnectFailure,
+                hook: None,
+                backend: None,
+                refused: vec![Refused {
+                    hook: "inet_hash_connect",
+                    backend: Backend::Fexit,
+                    reason: "load failed: Operation not permitted (os error 1)".into(),
+                }],
+                limits: vec!["something is not seen".into()],
+            },
+        ],
+        netns: vec![Netns {
+            netns: NETNS,
+            range: Some([32768, 60999]),
+            reserved: Some(0),
+            tw_reuse: Some(2),
+            max_tw_buckets: None,
+        }],
+    }
+}
