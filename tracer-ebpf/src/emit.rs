@@ -45,6 +45,8 @@ pub(crate) fn end<R: Reader>(
     if successor.key != 0 {
         event.timewait = successor.key;
         event.new = successor.substate as u8;
+        // Its port, if it is its own, is told of with the transition to CLOSE.
+        event.tuple.held = 0;
     }
     event.errno = sock.err();
     event.sent = sock.bytes_sent();

@@ -17,7 +17,7 @@ use tracer_ebpf::IPPROTO_TCP;
 
 use crate::{
     globals::*,
-    hooks::{connect, dump, port, state, syscall, timewait},
+    hooks::{connect, dump, nested, port, state, syscall, timewait},
     maps::{CALLS, Call},
     sock::{Probe, Reader, Sock, TimeWait, Typed},
     task,
@@ -28,11 +28,22 @@ use crate::{
 // TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_btf(ctx: BtfTracePointContext) -> i32 {
+    nested::outer(|| transition_btf(&ctx));
+    0
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn state_btf_nested(ctx: BtfTracePointContext) -> i32 {
+    nested::inner(|| transition_btf(&ctx));
+    0
+}
+
+#[inline(always)]
+fn transition_btf(ctx: &BtfTracePointContext) {
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)) {
         let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition(&ctx, sock, old as u8, new as u8);
+        state::transition(ctx, sock, old as u8, new as u8);
     }
-    0
 }
 
 /// The same with plain addresses. Not a classic tracepoint: the kernel runs none of those while any other
@@ -40,15 +51,26 @@ fn state_btf(ctx: BtfTracePointContext) -> i32 {
 /// count that.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn state_raw(ctx: RawTracePointContext) -> i32 {
+    nested::outer(|| transition_raw(&ctx));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn state_raw_nested(ctx: RawTracePointContext) -> i32 {
+    nested::inner(|| transition_raw(&ctx));
+    0
+}
+
+#[inline(always)]
+fn transition_raw(ctx: &RawTracePointContext) {
     let sk: *const u8 = ctx.arg(0);
     if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
-        return 0;
+        return;
     }
     if let Some(sock) = Sock::new(Probe, sk) {
         let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition(&ctx, sock, old as u8, new as u8);
+        state::transition(ctx, sock, old as u8, new as u8);
     }
-    0
 }
 
 // ---- timewait sockets ----------------------------------------------------------------------------

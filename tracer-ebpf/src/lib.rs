@@ -157,9 +157,7 @@ pub struct Socket {
     pub task: Task,
     pub role: u8,
     pub owner: u8,
-    /// State that `timewait` was made in.
-    pub substate: u8,
-    pub pad: u8,
+    pub pad: u16,
     /// `tcp_sock.write_seq` at the transition to SYN_SENT.
     pub write_seq: u32,
     /// The timewait socket that takes its place, once it is made; else 0.
@@ -185,6 +183,9 @@ pub struct Counters {
     pub timewait: u64,
     /// Connections that got no TIME_WAIT, because the kernel has `tcp_max_tw_buckets` already.
     pub overflow: u64,
+    /// Not lost: transitions in the midst of another one on that CPU, for which the kernel skipped the program that
+    /// sees to that one, and a second program stood in.
+    pub nested: u64,
     /// Entries made in the socket table less those removed, modulo 2^64: only the sum over the CPUs means
     /// something.
     pub entries: u64,
@@ -198,5 +199,5 @@ const _: () = {
     assert!(offset_of!(Event, netns) == 72);
     assert!(offset_of!(Event, task) == 104);
     assert!(size_of::<Socket>() == 80);
-    assert!(size_of::<Counters>() == 40);
+    assert!(size_of::<Counters>() == 48);
 };

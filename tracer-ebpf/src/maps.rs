@@ -19,6 +19,10 @@ pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1 <<
 #[map]
 pub(crate) static TIMER_HANDLER: Array<u64> = Array::with_max_entries(1, 0);
 
+/// 1 while this CPU is at a transition: see `hooks/nested.rs`.
+#[map]
+pub(crate) static BUSY: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
 /// The row of a dump that is being written. Not on the stack: the verifiers of 5.10 and 6.1 tell a zero there from
 /// any other value, and would follow each read's failure apart.
 #[map]

@@ -1,7 +1,8 @@
-//! tracer explains TCP ephemeral port exhaustion: it watches TCP state transitions and failing
-//! `connect()` calls in the kernel and writes JSON lines that say who failed and why.
+//! tracer explains TCP ephemeral port exhaustion: it watches TCP sockets, TIME_WAIT and failing `connect()` calls in
+//! the kernel and writes JSON lines that say who failed, why, and who has the ports.
 //!
-//! The straight line: `ring` -> `decode` -> `stream` (-> `record`) -> `sink`.
+//! The straight line: `ring` -> `decode` -> `ledger` -> `record` -> `sink`. The `stream` leads events and dumps
+//! (`kernel::dump`) through the ledger, and what that says into lines.
 #![cfg(target_os = "linux")]
 
 pub mod cli;

@@ -96,8 +96,14 @@ impl Ring {
                 table: sum.table + cpu.0.table,
                 timewait: sum.timewait + cpu.0.timewait,
                 overflow: sum.overflow + cpu.0.overflow,
+                nested: sum.nested + cpu.0.nested,
                 entries: sum.entries.wrapping_add(cpu.0.entries),
             }))
+    }
+
+    /// How many skipped runs another program stood in for, in all.
+    pub fn stood_in(&self) -> Result<u64, MapError> {
+        Ok(self.totals()?.nested)
     }
 
     /// How many sockets are in the kernel-side table.

@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod dump;
+pub(crate) mod nested;
 pub(crate) mod port;
 pub(crate) mod state;
 pub(crate) mod syscall;

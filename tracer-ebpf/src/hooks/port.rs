@@ -34,6 +34,19 @@ pub(crate) fn bound<R: Reader>(sock: Option<Sock<R>>) {
     }
 }
 
+/// A socket whose connection a timewait socket has taken over is closed. One bound to an explicit port keeps that,
+/// beside the timewait socket, until it is destroyed (SOCK_BINDPORT_LOCK, `tcp_set_state` in net/ipv4/tcp.c).
+#[inline(always)]
+pub(crate) fn keeps<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
+    if sock.held() == 0 {
+        return;
+    }
+    match socket {
+        Some(socket) => emit::deed(sock, KIND_BOUND, socket.owner, &socket.task),
+        None => emit::deed(sock, KIND_BOUND, OWNER_NONE, &Task::default()),
+    }
+}
+
 /// A socket is destroyed. If it still holds a port, that is free once `inet_put_port` has run, which
 /// comes next (`inet_csk_destroy_sock`, net/ipv4/inet_connection_sock.c).
 #[inline(always)]

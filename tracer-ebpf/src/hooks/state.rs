@@ -35,10 +35,7 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
     let socket = socket.as_deref();
     match new {
         tcp::CLOSE => {
-            emit::end(sock, old, socket, timewait::successor(sock, old, socket));
-            if old == tcp::SYN_SENT {
-                connect::closed_in_syn_sent(sock, socket);
-            }
+            closed(sock, old, socket);
             table::remove(sock.key());
         }
         tcp::FIN_WAIT1 | tcp::LAST_ACK => {
@@ -46,6 +43,22 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
             emit::state(sock, old, new, socket);
         }
         _ => emit::state(sock, old, new, socket),
+    }
+}
+
+#[inline(always)]
+fn closed<R: Reader>(sock: Sock<R>, old: u8, socket: Option<&Socket>) {
+    if timewait::is_told(socket) {
+        port::keeps(sock, socket);
+        return;
+    }
+    let successor = timewait::successor(sock, old);
+    emit::end(sock, old, socket, successor);
+    if successor.key != 0 {
+        port::keeps(sock, socket);
+    }
+    if old == tcp::SYN_SENT {
+        connect::closed_in_syn_sent(sock, socket);
     }
 }
 

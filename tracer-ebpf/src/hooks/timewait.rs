@@ -1,7 +1,8 @@
 //! Timewait sockets: what holds a 4-tuple when its socket is gone.
 //!
 //! `tcp_time_wait` (net/ipv4/tcp_minisocks.c) allocates one, puts it into the place of the socket and closes
-//! that, all in one go: the socket's transition to CLOSE comes last, and tells of both.
+//! that. A hook on the allocation tells it at once; without one the socket's transition to CLOSE does, which
+//! comes last.
 
 use tracer_ebpf::{AF_INET6, Socket, tcp};
 
@@ -28,42 +29,46 @@ const NO_SUCCESSOR: Successor = Successor {
     substate: 0,
 };
 
-/// `inet_twsk_alloc` made `tw` for `sock`; null if the kernel has as many as it may.
+/// `inet_twsk_alloc` made `tw` for `sock`; null if the kernel has as many as it may. Told at once: `tw` may get the
+/// peer's FIN, or end, before the transition of `sock` to CLOSE.
 #[inline(always)]
 pub(crate) fn allocated<R: Reader>(sock: Option<Sock<R>>, tw: u64, substate: u8) {
     let Some(sock) = sock else { return };
     if tw == 0 {
         return;
     }
+    let successor = Successor {
+        key: tw,
+        substate: substate.into(),
+    };
     if let Some(socket) = table::find(sock) {
         socket.timewait = tw;
-        socket.substate = substate;
+        emit::end(sock, sock.state(), Some(socket), successor);
         return;
     }
-    // Older than us.
+    emit::end(sock, sock.state(), None, successor);
+    // Older than us. The entry is for [`is_told`].
     let socket = Socket {
         timewait: tw,
-        substate,
         ..Socket::default()
     };
     let _ = table::insert(sock.key(), &socket);
 }
 
-/// What takes the place of a socket that is being closed in state `old`.
+/// Whether [`allocated`] has told of the end of a socket.
+#[inline(always)]
+pub(crate) fn is_told(socket: Option<&Socket>) -> bool {
+    socket.is_some_and(|socket| socket.timewait != 0)
+}
+
+/// What takes the place of a socket that is being closed in state `old`, if no hook on the allocation has told of
+/// it.
 ///
 /// The rule (measured on 5.10 to 7.2): a timewait socket follows on FIN_WAIT2 and CLOSING without an error, if
 /// the socket is orphaned or has got the peer's FIN, unless TCP_LINGER2 is negative or
-/// `tcp_max_tw_buckets` is reached. Where no hook on the allocation told of it, the hash table does.
+/// `tcp_max_tw_buckets` is reached. Which one it is, the hash table tells.
 #[inline(always)]
-pub(crate) fn successor<R: Reader>(sock: Sock<R>, old: u8, socket: Option<&Socket>) -> Successor {
-    if let Some(socket) = socket
-        && socket.timewait != 0
-    {
-        return Successor {
-            key: socket.timewait,
-            substate: socket.substate.into(),
-        };
-    }
+pub(crate) fn successor<R: Reader>(sock: Sock<R>, old: u8) -> Successor {
     let candidate = matches!(old, tcp::FIN_WAIT2 | tcp::CLOSING)
         && sock.err() == 0
         && sock.flags() & (SOCK_DEAD | SOCK_DONE) != 0

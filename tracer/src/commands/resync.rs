@@ -50,7 +50,9 @@ impl Resync {
     pub(super) fn new(loaded: &mut Loaded) -> Self {
         let corrects = loaded.coverage.iter().any(|covered| {
             let backend = covered.by.map(|(backend, _)| backend);
-            covered.capability == Capability::TimeWait && backend == Some(Backend::RawTracepoint)
+            // Before 6.7 nobody counts the kprobes that are skipped.
+            let uncertain = [Some(Backend::Kprobe), Some(Backend::RawTracepoint)];
+            covered.capability == Capability::TimeWait && uncertain.contains(&backend)
         });
         Self {
             dumper: Dumper::new(&mut loaded.ebpf).ok(),

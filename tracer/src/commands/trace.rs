@@ -276,7 +276,7 @@ impl Tracer {
     fn look_for_losses(&mut self) -> io::Result<()> {
         let losses = self.ring.get_mut().losses().map_err(io::Error::other)?;
         self.stream.add_overflow(losses.overflow);
-        let missed = self.missed();
+        let missed = self.missed()?;
         for (count, place) in [
             (losses.ring, Where::Ring),
             (missed + losses.timewait, Where::Program),
@@ -290,11 +290,17 @@ impl Tracer {
         Ok(())
     }
 
-    /// Runs that were skipped since the last call.
-    fn missed(&mut self) -> u64 {
-        let Some(loaded) = &self.loaded else { return 0 };
-        let total = misses::count(&loaded.ebpf);
-        total.saturating_sub(std::mem::replace(&mut self.misses, total))
+    /// Runs that were skipped since the last call, and that no other program stood in for.
+    fn missed(&mut self) -> io::Result<u64> {
+        let Some(loaded) = &self.loaded else {
+            return Ok(0);
+        };
+        // In this order: of what comes in between, too much rather than too little is taken off, and it is
+        // counted the next time.
+        let skipped = misses::count(&loaded.ebpf);
+        let stood_in = self.ring.get_ref().stood_in().map_err(io::Error::other)?;
+        let total = skipped.saturating_sub(stood_in).max(self.misses);
+        Ok(total - std::mem::replace(&mut self.misses, total))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -72,6 +72,10 @@ pub struct Loaded {
 const KRETPROBE_LIMIT: &str = "while more threads connect at once than the kernel has kretprobe instances, \
     a connect without a source address may be missed";
 
+/// `kprobe_busy` and `bpf_prog_active` are per CPU.
+const KPROBE_LIMIT: &str = "a probe is skipped while another one is running on that CPU: what it would have told shows \
+    at the next interval";
+
 /// See `hooks/timewait.rs` of the kernel side.
 const TIMER_LIMIT: &str = "the peer's FIN, an end of TIME_WAIT other than by its timer or by reuse of the 4-tuple, \
     and the port of a connect() that waits show only at the next interval";
@@ -219,6 +223,9 @@ impl Loader<'_> {
             (Capability::ConnectFailure, Backend::Tracepoint) => {
                 let unseen = "a connect through io_uring without a source address is not seen";
                 self.watch_io_uring(facts, plan::IO_URING_FAILED, unseen, covered);
+            }
+            (Capability::TimeWait, Backend::Kprobe) => {
+                covered.limits.push(KPROBE_LIMIT.into());
             }
             (Capability::TimeWait, Backend::RawTracepoint) => {
                 covered.limits.push(TIMER_LIMIT.into());

@@ -12,14 +12,19 @@ use aya::Ebpf;
 /// in a softirq that interrupts it (`__bpf_trace_run` and `trace_call_bpf`, kernel/trace/bpf_trace.c).
 ///
 /// It counts those runs per program, in `fdinfo`, since 5.12; for kprobes and classic tracepoints since
-/// 6.7. Where it does not, this is 0.
+/// 6.7. Where it does not, this is 0. Runs of programs that only stand in for another one are not counted, and what
+/// they saw to has been missed by that one (`tracer_ebpf::Counters::nested`).
 pub fn count(ebpf: &Ebpf) -> u64 {
     let descriptors = ebpf
         .programs()
+        .filter(|(name, _)| !name.ends_with(STAND_IN))
         .filter_map(|(_, program)| program.fd().ok())
         .map(|fd| fd.as_fd().as_raw_fd());
     descriptors.filter_map(of_program).sum()
 }
+
+/// How the names of such programs end.
+const STAND_IN: &str = "_nested";
 
 fn of_program(fd: RawFd) -> Option<u64> {
     parse(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)

@@ -203,7 +203,10 @@ const TRANSITIONS: &[Candidate] = &[
         hook: STATE,
         rungs: &[Rung::Fexit],
         needs: &[],
-        programs: &[program("state_btf", Target::TpBtf(STATE))],
+        programs: &[
+            program("state_btf", Target::TpBtf(STATE)),
+            program("state_btf_nested", Target::TpBtf(STATE)),
+        ],
     },
     Candidate {
         capability: Capability::Transitions,
@@ -211,7 +214,10 @@ const TRANSITIONS: &[Candidate] = &[
         hook: STATE,
         rungs: &[Rung::Kprobe, Rung::Tracepoint],
         needs: &[],
-        programs: &[program("state_raw", Target::RawTracepoint(STATE))],
+        programs: &[
+            program("state_raw", Target::RawTracepoint(STATE)),
+            program("state_raw_nested", Target::RawTracepoint(STATE)),
+        ],
     },
 ];
 

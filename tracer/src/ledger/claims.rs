@@ -34,7 +34,11 @@ impl Ledger {
             }
         };
         if let Some(port) = event.held {
-            self.sockets.update(slot, |entry| entry.local.port = port);
+            self.sockets.update(slot, |entry| match entry.is_holder() {
+                // The event may still tell of the connection that it had.
+                true => entry.rest(port),
+                false => entry.local.port = port,
+            });
         }
         self.set_owner_of(slot, event);
     }

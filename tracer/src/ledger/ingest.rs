@@ -77,6 +77,9 @@ fn goes_on(entry: &Entry, event: &Event, change: &Change) -> bool {
 
 impl Ledger {
     pub(super) fn state(&mut self, event: &Event, change: Change, take: Take<'_>) {
+        if self.is_taken_over(event, &change) {
+            return;
+        }
         match self.still_of(event, &change, take) {
             Some(slot) if self.sockets[slot].is_timewait => {
                 self.timewait_state(slot, event, &change, take);
@@ -88,6 +91,16 @@ impl Ledger {
                 self.full_state(slot, event, &change, take);
             }
         }
+    }
+
+    /// Whether the timewait socket that takes over has the connection already: it may be told twice.
+    fn is_taken_over(&self, event: &Event, change: &Change) -> bool {
+        let known = change.timewait().and_then(|key| self.sockets.find(key));
+        known.is_some_and(|slot| {
+            let entry = &self.sockets[slot];
+            let sight = Sight::of_event(event);
+            entry.is_timewait && entry.tuple() == event.tuple && !entry.is_other(&sight)
+        })
     }
 
     /// The entry of the event's socket, ready for it. If the one at its key must be another's, that one
@@ -158,10 +171,11 @@ impl Ledger {
         self.came_to(slot, old, new);
         match end {
             Some(end) if new == State::Close => self.close(slot, event, end, take),
+            // One that takes its own place makes no sense, and would end itself.
             Some(End {
                 timewait: Some(key),
                 ..
-            }) => {
+            }) if key != event.sock => {
                 self.lose_key(key, event.ts, take);
                 self.hand_over(slot, key, event, end);
                 if old != new {

@@ -305,6 +305,14 @@ fn a_missed_step_of_a_timewait_socket_is_made_up_for() {
 }
 
 #[test]
+fn a_timewait_socket_at_the_very_address_of_its_socket_is_none() {
+    let mut tester = Tester::established(1);
+    tester.put(event(30, 1, timewait(State::FinWait2, State::TimeWait, 1)));
+    assert_eq!(tester.told(), ["FIN_WAIT2>TIME_WAIT"]);
+    assert_eq!(tester.keys(), [1]);
+}
+
+#[test]
 fn who_reuses_a_tuple_ends_the_timewait_socket() {
     let mut tester = Tester::in_time_wait(1, 2);
     let step = state(State::SynSent, State::Established);

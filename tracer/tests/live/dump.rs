@@ -19,7 +19,7 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use rustix::io::Errno;
 use socket2::{Domain, Type};
 
-use crate::netns::Netns;
+use crate::{lines::SocketSeen, netns::Netns};
 
 /// Bound sockets that neither listen nor connect (`TCP_BOUND_INACTIVE`, since 6.8); older kernels ignore it.
 const BOUND_INACTIVE: u32 = 1 << 13;
@@ -74,9 +74,19 @@ impl Row {
         }
     }
 
-    /// Whether this is the socket that has this cookie.
-    pub(crate) fn is(&self, cookie: Option<&String>) -> bool {
-        cookie.is_some_and(|cookie| *cookie == self.cookie.to_string())
+    /// Whether this is the socket that the tracer speaks of. The kernel makes a cookie when it is first asked for
+    /// one, and before 5.12 the tracer can't ask.
+    pub(crate) fn is(&self, seen: &SocketSeen) -> bool {
+        match &seen.cookie {
+            Some(cookie) => *cookie == self.cookie.to_string(),
+            None => {
+                let ends = [(self.local, &seen.local), (self.peer, &seen.peer)];
+                ends.into_iter().all(|(ours, theirs)| {
+                    ours.ip().to_canonical().to_string() == theirs.ip
+                        && ours.port() == theirs.port.unwrap_or_default()
+                })
+            }
+        }
     }
 
     /// Whether the process has a descriptor of it.

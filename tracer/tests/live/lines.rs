@@ -1,14 +1,17 @@
 //! What the tracer printed, read as it comes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io::BufRead,
     mem,
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::rounds::{Round, Rounds};
 
 /// How long a condition may take to come true. Emulated machines are up to twenty times slower than
 /// real ones, and only a failing test waits this long.
@@ -21,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Line {
     pub raw: String,
+    /// When it happened, as it says.
+    pub ts: Timestamp,
     /// When it reached this reader.
     pub arrived: Instant,
     pub record: Record,
@@ -104,6 +109,7 @@ pub(crate) struct State {
     pub peer: Endpoint,
     pub old: String,
     pub new: String,
+    pub cookie: Option<String>,
     pub process: Option<Process>,
     pub owner: String,
     /// Found by comparison with the kernel's sockets, and so later than it happened.
@@ -183,21 +189,73 @@ pub(crate) struct SocketSeen {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Connection {
     pub netns: u64,
+    pub family: String,
+    pub role: Option<String>,
+    pub local: Endpoint,
     pub peer: Endpoint,
+    pub cookie: Option<String>,
     pub process: Option<Process>,
+    pub owner: String,
     pub closed_by: Option<Process>,
+    #[serde(default, deserialize_with = "time_or_null")]
+    pub opened: Option<Timestamp>,
+    #[serde(deserialize_with = "time")]
+    pub closed: Timestamp,
+    pub duration_ms: Option<f64>,
+    pub established: bool,
+    pub end: String,
+    pub bytes_sent: Option<u64>,
+    pub bytes_received: Option<u64>,
+    pub time_wait_s: Option<f64>,
+    #[serde(default)]
+    pub in_time_wait: bool,
 }
 
+/// What a process has, and what it did in an interval.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Usage {
     pub netns: u64,
+    pub interval_s: f64,
     pub process: Option<WholeProcess>,
+    pub exited: Option<bool>,
+    pub ports: Ports,
+    #[serde(default)]
+    pub serving: Serving,
+    pub opened: u64,
+    pub closed: u64,
+    pub failed: u64,
+    pub top: Vec<Destination>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub total: u64,
+    pub bound: u64,
+    #[serde(flatten)]
+    pub states: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub total: u64,
+    #[serde(flatten)]
+    pub states: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub local_ip: String,
+    pub peer: Endpoint,
+    pub ports: u64,
+    pub time_wait: u64,
 }
 
 /// A process as such, not one of its threads.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct WholeProcess {
     pub id: String,
+    pub pid: u32,
+    pub comm: String,
 }
 
 /// How much the tracer knows.
@@ -207,6 +265,26 @@ pub(crate) struct Ledger {
     pub timewait: u64,
     pub bound: u64,
     pub unowned: u64,
+    pub processes: u64,
+    pub netns: u64,
+    pub overflow: u64,
+    pub table: Option<Table>,
+    pub seeded: Option<Seeded>,
+}
+
+/// Entries of the kernel-side table, and how many fit.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub used: u64,
+    pub size: u64,
+}
+
+/// What was there when the tracer started.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Seeded {
+    pub sockets: u64,
+    pub timewait: u64,
+    pub owned: u64,
 }
 
 /// All sockets of one moment.
@@ -272,6 +350,7 @@ struct Inner {
     by_netns: HashMap<u64, Vec<Arc<Line>>>,
     counts: Counts,
     snapshots: Snapshots,
+    rounds: Rounds,
     /// Lines that are not what they should be, with the reason.
     bad: Vec<String>,
     ended: bool,
@@ -350,18 +429,20 @@ impl Lines {
         inner.counts.lines += 1;
         match parsed {
             Err(error) => inner.bad.push(format!("{error}: {raw}")),
-            Ok((seq, _)) if seq != expected => {
+            Ok(line) if line.seq != expected => {
                 inner.bad.push(format!("seq is not {expected}: {raw}"));
             }
-            Ok((_, record)) => {
+            Ok(Common { ts, record, .. }) => {
                 inner.counts.add(&record);
                 inner.snapshots.add(&record);
+                inner.rounds.add(&record);
                 let netns = record.netns();
                 if netns != NO_NETNS && !watched().contains(&netns) {
                     return;
                 }
                 let line = Arc::new(Line {
                     raw,
+                    ts,
                     arrived,
                     record,
                 });
@@ -392,6 +473,11 @@ impl Lines {
         self.wait_for(patience, |inner| {
             look(inner.by_netns.get(&netns).map_or(&[][..], Vec::as_slice))
         })
+    }
+
+    /// The rounds of `usage` lines that have come, of all namespaces.
+    pub(crate) fn rounds(&self) -> Vec<Round> {
+        self.lock().rounds.done().to_vec()
     }
 
     /// How many snapshots have come.
@@ -458,17 +544,33 @@ impl Lines {
 #[derive(Deserialize)]
 struct Common {
     v: u32,
-    ts: String,
+    #[serde(deserialize_with = "time")]
+    ts: Timestamp,
     seq: u64,
     host: String,
     #[serde(flatten)]
     record: Record,
 }
 
-fn parse(raw: &str) -> Result<(u64, Record), String> {
-    let line: Common = serde_json::from_str(raw).map_err(|error| error.to_string())?;
-    if line.v != 1 || line.host.is_empty() || !line.ts.ends_with('Z') {
-        return Err("v, host or ts is not as agreed".into());
+/// RFC 3339, and UTC.
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.parse() {
+        Ok(time) if text.ends_with('Z') => Ok(time),
+        _ => Err(D::Error::custom(format!("{text} is no time"))),
     }
-    Ok((line.seq, line.record))
+}
+
+fn time_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    #[derive(Deserialize)]
+    struct Time(#[serde(deserialize_with = "time")] Timestamp);
+    Ok(Option::<Time>::deserialize(from)?.map(|Time(time)| time))
+}
+
+fn parse(raw: &str) -> Result<Common, String> {
+    let line: Common = serde_json::from_str(raw).map_err(|error| error.to_string())?;
+    if line.v != 1 || line.host.is_empty() {
+        return Err("v or host is not as agreed".into());
+    }
+    Ok(line)
 }

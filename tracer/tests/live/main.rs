@@ -16,6 +16,7 @@ mod lines;
 mod netns;
 mod random;
 mod report;
+mod rounds;
 mod scenarios;
 mod scene;
 mod shared;
@@ -50,9 +51,9 @@ fn trials() -> Vec<Trial> {
                 scene::play(backend, scenario)
             }));
         }
-        trials.push(report::trial(backend.name(), "truth", move || {
-            scenarios::truth::truth(backend)
-        }));
+        for (name, run) in scenarios::ALONE {
+            trials.push(report::trial(backend.name(), name, move || run(backend)));
+        }
         // These two last: the first ends the shared tracer, which should not print the other's flood.
         trials.push(report::trial(backend.name(), "stream", move || {
             scenarios::stream::whole_run(backend)

@@ -140,10 +140,24 @@ impl Numbers {
 /// found out by comparison, once per interval, as is what was lost.
 pub(crate) const INTERVALS: Duration = Duration::from_secs(5);
 
-/// Compares until there is no difference. One that stays is an error.
+/// Compares until there is no difference. One that stays is an error: at once, if the tracer sees everything and
+/// has lost nothing.
 pub(crate) fn agree(scene: &Scene, fields: &[Field<'_>]) -> Result<Numbers> {
+    let sees_all = sees_timewait(scene)?;
+    agree_in_time(scene, fields, || Ok(sees_all && !has_lost(scene)?))
+}
+
+/// The same after a loss, which may not have been told yet.
+pub(crate) fn agree_after_loss(scene: &Scene, fields: &[Field<'_>]) -> Result<Numbers> {
+    agree_in_time(scene, fields, || Ok(false))
+}
+
+fn agree_in_time(
+    scene: &Scene,
+    fields: &[Field<'_>],
+    sees_all: impl Fn() -> Result<bool>,
+) -> Result<Numbers> {
     let began = Instant::now();
-    let sees_timewait = sees_timewait(scene)?;
     let mut recent: Vec<BTreeSet<Difference>> = Vec::new();
     let mut passing = 0;
     loop {
@@ -157,7 +171,7 @@ pub(crate) fn agree(scene: &Scene, fields: &[Field<'_>]) -> Result<Numbers> {
         passing += found.differences.len();
         recent.push(found.differences);
         let lasting = lasting(&recent);
-        let grace = if sees_timewait && !has_lost(scene)? {
+        let grace = if sees_all()? {
             Duration::ZERO
         } else {
             INTERVALS
@@ -187,7 +201,7 @@ pub(crate) fn agree(scene: &Scene, fields: &[Field<'_>]) -> Result<Numbers> {
 
 fn sees_timewait(scene: &Scene) -> Result<bool> {
     let backend = scene.tracer.coverage("time_wait")?.backend;
-    Ok(backend.is_some_and(|backend| ["fexit", "kprobe"].contains(&backend.as_str())))
+    Ok(backend.is_some_and(|backend| backend == "fexit"))
 }
 
 /// Whether something was lost, told yet or not.
@@ -288,7 +302,11 @@ fn states(field: &Field<'_>, rows: &[Row], seen: &[&SocketSeen]) -> Vec<Differen
         kernel.retain(|key| key.state != "CLOSE");
         kernel.extend(field.held.iter().copied().map(Key::from));
     }
-    let tracer = seen.iter().map(|seen| Key::from(*seen));
+    let mut tracer: Vec<Key> = seen.iter().map(|seen| Key::from(*seen)).collect();
+    if !dump::lists_bound() {
+        // A socket at a port of its own whose connection is over holds the port, too, and nobody lists it.
+        tracer.retain(|key| key.state != "CLOSE" || kernel.contains(key));
+    }
     let mut places: BTreeMap<Place, (Vec<Key>, Vec<Key>)> = BTreeMap::new();
     for key in kernel {
         places.entry(key.place.clone()).or_default().0.push(key);

@@ -185,7 +185,7 @@ impl World {
         let takers = self.takers(seen);
         let right = match seen.owner.as_str() {
             "snapshot" => {
-                let row = rows.iter().find(|row| row.is(seen.cookie.as_ref()));
+                let row = rows.iter().find(|row| row.is(seen));
                 takers.into_values().flatten().any(|pid| pid == process.pid)
                     || row.is_some_and(|row| row.is_open_in(process.pid))
             }

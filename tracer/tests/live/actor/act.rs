@@ -141,6 +141,8 @@ impl Sockets {
             Op::Enter { ref netns } => netns::enter(netns).map_err(io::Error::other),
             Op::ShutdownWrite { fd } => self.get(fd)?.shutdown(std::net::Shutdown::Write),
             Op::Send { fd } => self.get(fd)?.send(b"x").map(drop),
+            Op::Write { fd, bytes } => write(self.get(fd)?, bytes),
+            Op::Read { fd, bytes } => read(self.get(fd)?, bytes),
             Op::ServeOrders { fd } => self.get(fd)?.try_clone().map(orders::serve),
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
@@ -227,6 +229,14 @@ fn finish(socket: &Socket) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::ETIME));
     }
     socket.take_error()?.map_or(Ok(()), Err)
+}
+
+fn write(mut socket: &Socket, bytes: usize) -> io::Result<()> {
+    socket.write_all(&vec![b'x'; bytes])
+}
+
+fn read(mut socket: &Socket, bytes: usize) -> io::Result<()> {
+    socket.read_exact(&mut vec![0; bytes])
 }
 
 fn read_to_end(mut socket: &Socket) -> io::Result<i64> {

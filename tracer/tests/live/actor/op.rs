@@ -91,6 +91,16 @@ pub(crate) enum Op {
     Send {
         fd: i64,
     },
+    /// So many bytes, all of them.
+    Write {
+        fd: i64,
+        bytes: usize,
+    },
+    /// So many bytes, all of them.
+    Read {
+        fd: i64,
+        bytes: usize,
+    },
     /// Answers how many bytes came before the end.
     ReadToEnd {
         fd: i64,

@@ -1,12 +1,15 @@
 //! What happens to sockets, and what the tracer must say about it, on every backend.
 
 mod conflict;
+mod connections;
+mod connections_cut;
 mod exhaustion;
 mod exhaustion_range;
 mod exhaustion_uring;
 mod failure;
 pub(crate) mod leak;
 mod lifecycle;
+mod namespaces;
 mod nginx;
 mod no_source;
 mod owners;
@@ -15,15 +18,25 @@ pub(crate) mod stream;
 mod timewait;
 pub(crate) mod truth;
 mod unfinished;
+mod usage;
 
 use anyhow::Result;
 
-use crate::scene::Scene;
+use crate::{scene::Scene, shared::Backend};
 
 pub(crate) struct Scenario {
     pub name: &'static str,
     pub run: fn(&Scene) -> Result<()>,
 }
+
+type Alone = (&'static str, fn(Backend) -> Result<()>);
+
+/// Trials with a tracer of their own.
+pub(crate) const ALONE: [Alone; 3] = [
+    ("truth", truth::truth),
+    ("usage", usage::usage),
+    ("namespace_ends", namespaces::ends),
+];
 
 const fn scenario(name: &'static str, run: fn(&Scene) -> Result<()>) -> Scenario {
     Scenario { name, run }
@@ -42,6 +55,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         conflict::ALL,
         no_source::ALL,
         nginx::ALL,
+        connections::ALL,
+        connections_cut::ALL,
+        namespaces::ALL,
     ]
     .into_iter()
     .flatten()

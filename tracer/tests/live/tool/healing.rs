@@ -20,7 +20,7 @@ use crate::{
     },
     scene::Scene,
     tracer::Tracer,
-    truth::{Field, Numbers, agree},
+    truth::{Field, Numbers, agree_after_loss},
     world::World,
 };
 
@@ -80,7 +80,7 @@ fn heals(
             held: world.held()?,
             judge: &|seen, rows| world.judge_after_loss(seen, rows),
         };
-        numbers.add(agree(&scene, &[field]).with_context(again)?);
+        numbers.add(agree_after_loss(&scene, &[field]).with_context(again)?);
     }
     wait_for_resync(&scene, place)?;
     note(numbers.in_words());

@@ -97,7 +97,7 @@ impl Past {
             // Older kernels do not list it, and tell no descriptor.
             Some(client)
         } else {
-            let row = rows.iter().find(|row| row.is(seen.cookie.as_ref()))?;
+            let row = rows.iter().find(|row| row.is(seen))?;
             [server, client]
                 .into_iter()
                 .find(|pid| row.is_open_in(*pid))

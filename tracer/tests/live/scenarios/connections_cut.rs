@@ -1,0 +1,118 @@
+//! What is told of connections that end otherwise than by both sides closing, or that never come about.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use rustix::io::Errno;
+
+use super::{
+    Scenario,
+    connections::{PORT, Pair, Wanted, expect},
+    scenario,
+};
+use crate::{
+    actor::Op,
+    scene::{Scene, V4},
+};
+
+pub(super) const ALL: &[Scenario] = &[
+    scenario("connection_reset", reset),
+    scenario("connection_reset_by_server", reset_by_server),
+    scenario("connection_never_accepted", never_accepted),
+    scenario("connection_refused", refused),
+    scenario("connection_timed_out", timed_out),
+    scenario("connection_abandoned", abandoned),
+    scenario("connection_without_a_port", without_a_port),
+];
+
+fn reset(scene: &Scene) -> Result<()> {
+    let mut pair = Pair::open(scene)?;
+    pair.exchange(1000, 2000)?;
+    pair.client.run(&Op::LingerZero { fd: pair.socket })?;
+    pair.client.close(pair.socket)?;
+    expect_reset(scene, &pair)
+}
+
+fn reset_by_server(scene: &Scene) -> Result<()> {
+    let mut pair = Pair::open(scene)?;
+    pair.exchange(1000, 2000)?;
+    let fd = pair.accepted;
+    pair.server.actor.run(&Op::LingerZero { fd })?;
+    pair.server.actor.close(fd)?;
+    expect_reset(scene, &pair)
+}
+
+/// Neither side has closed in the sense of TCP.
+fn expect_reset(scene: &Scene, pair: &Pair) -> Result<()> {
+    let client = Wanted::client(&pair.client).bytes(1000, 2000).cut("rst");
+    let server = Wanted::server(pair.server.actor.pid).bytes(2000, 1000);
+    expect(scene, &[client, server.cut("rst")])
+}
+
+/// The listener is closed, and the kernel resets what waits there.
+fn never_accepted(scene: &Scene) -> Result<()> {
+    let mut server = scene.server(V4, PORT)?;
+    let mut client = scene.actor("client")?;
+    client.open(server.addr)?;
+    server.actor.close(server.fd)?;
+    let unaccepted = Wanted {
+        owner: "inherited",
+        ..Wanted::server(server.actor.pid).cut("rst")
+    };
+    expect(scene, &[Wanted::client(&client).cut("rst"), unaccepted])
+}
+
+fn refused(scene: &Scene) -> Result<()> {
+    let to = SocketAddr::new(V4, PORT);
+    let mut client = scene.actor("client")?;
+    let fd = client.socket(to)?;
+    client.fails(&Op::Connect { fd, to }, Errno::CONNREFUSED)?;
+    let client = Wanted::client(&client).cut("refused");
+    expect(scene, &[client.not_established()])
+}
+
+fn timed_out(scene: &Scene) -> Result<()> {
+    let (server, filler) = scene.deaf_server(PORT)?;
+    let to = server.addr;
+    let mut client = scene.actor("client")?;
+    let fd = client.socket(to)?;
+    // Milliseconds: the first repetition of the SYN comes too late.
+    client.option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 500)?;
+    client.fails(&Op::Connect { fd, to }, Errno::TIMEDOUT)?;
+    let wanted = Wanted::client(&client).cut("timeout").not_established();
+    expect(scene, &[wanted])?;
+    drop(filler);
+    Ok(())
+}
+
+fn abandoned(scene: &Scene) -> Result<()> {
+    let (server, filler) = scene.deaf_server(PORT)?;
+    let mut client = scene.actor("client")?;
+    let fd = client.open_pending(server.addr)?;
+    client.close(fd)?;
+    let wanted = Wanted::client(&client).cut("abandoned").not_established();
+    expect(scene, &[wanted])?;
+    drop(filler);
+    Ok(())
+}
+
+/// It fails before a packet is sent.
+fn without_a_port(scene: &Scene) -> Result<()> {
+    scene
+        .netns
+        .sysctl("ipv4/ip_local_port_range", "40000 40000")?;
+    let server = scene.server(V4, PORT)?;
+    let to = server.addr;
+    let holder = {
+        let mut holder = scene.actor("holder")?;
+        holder.open(to)?;
+        holder
+    };
+    let mut client = scene.actor("client")?;
+    let fd = client.socket(to)?;
+    client.fails(&Op::Connect { fd, to }, Errno::ADDRNOTAVAIL)?;
+    let wanted = Wanted::client(&client).cut("abandoned").not_established();
+    expect(scene, &[wanted])?;
+    drop(holder);
+    Ok(())
+}
