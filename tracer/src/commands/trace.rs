@@ -7,6 +7,7 @@ use aya_log::EbpfLogger;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
+    task::yield_now,
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 
@@ -147,7 +148,10 @@ enum Wake {
     Tick,
     Usage,
     Dump(Option<Part>),
+    /// The first events after a pause, which are soon followed by others.
     Ring(io::Result<()>),
+    /// Events that there was no room for in the last batch.
+    More,
 }
 
 impl Tracer {
@@ -162,6 +166,7 @@ impl Tracer {
     async fn stream(&mut self, mut signals: Signals, every: Duration) -> io::Result<()> {
         let mut tick = regular(TICK);
         let mut usage = regular(every);
+        let mut more = false;
         loop {
             let wake = tokio::select! {
                 heard = signals.heard() => heard,
@@ -172,6 +177,7 @@ impl Tracer {
                     // Cleared before draining: an event that comes later makes it ready anew.
                     Wake::Ring(ready.map(|mut ready| ready.clear_ready()))
                 }
+                () = yield_now(), if more => Wake::More,
             };
             match wake {
                 Wake::Stop => return Ok(()),
@@ -182,12 +188,9 @@ impl Tracer {
                 Wake::Ring(ready) => {
                     ready?;
                     sleep(NAP).await;
-                    while self.drain()? {
-                        if signals.pending().await {
-                            return Ok(());
-                        }
-                    }
+                    more = self.drain()?;
                 }
+                Wake::More => more = self.drain()?,
             }
         }
     }
@@ -200,8 +203,10 @@ impl Tracer {
         Ok(more)
     }
 
-    fn drain_all(&mut self) -> io::Result<()> {
-        while self.drain()? {}
+    /// Everything until now. What comes meanwhile can wait: there may be no end to it.
+    fn drain_until_now(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        while self.stream.last_event() < now && self.drain()? {}
         Ok(())
     }
 
@@ -218,7 +223,7 @@ impl Tracer {
 
     /// What SIGUSR2 asks for.
     fn snapshot(&mut self) -> io::Result<()> {
-        self.drain_all()?;
+        self.drain_until_now()?;
         self.look_at_table()?;
         let sink = &mut self.sink;
         self.stream
@@ -230,7 +235,7 @@ impl Tracer {
         if self.resync.usage_follows(&mut self.stream) {
             return Ok(());
         }
-        self.drain_all()?;
+        self.drain_until_now()?;
         self.look_at_table()?;
         self.stream.usage(clock::now());
         self.flush()
@@ -239,7 +244,7 @@ impl Tracer {
     /// Rows are compared after all events from before they were read, and the end after all from before
     /// that.
     fn take_part(&mut self, part: Option<Part>) -> io::Result<()> {
-        self.drain_all()?;
+        self.drain_until_now()?;
         match part {
             Some(Part::Rows(rows)) => {
                 for row in &rows {
@@ -316,7 +321,7 @@ impl Tracer {
         // The counters end with the programs. What is in the ring after them is all there will be.
         self.look_for_losses()?;
         self.loaded = None;
-        self.drain_all()?;
+        while self.drain()? {}
         self.logger.flush();
         self.look_for_losses()?;
         self.resync.give_up(&mut self.stream);
@@ -356,23 +361,6 @@ impl Signals {
             _ = self.interrupt.recv() => Wake::Stop,
             _ = self.terminate.recv() => Wake::Stop,
             _ = self.ask.recv() => Wake::Snapshot,
-        }
-    }
-
-    /// One that ends the run.
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    /// Whether one has come already.
-    async fn pending(&mut self) -> bool {
-        tokio::select! {
-            biased;
-            () = self.received() => true,
-            () = tokio::task::yield_now() => false,
         }
     }
 }

@@ -26,6 +26,7 @@ pub struct Stream {
     /// When the usage was last told, or the run began.
     told: u64,
     resyncs: Resyncs,
+    last_event: u64,
     /// Connections that got no TIME_WAIT.
     overflow: u64,
     table: Option<Table>,
@@ -56,6 +57,7 @@ impl Stream {
             lines: Lines::new(host, clock, processes),
             told: 0,
             resyncs: Resyncs::default(),
+            last_event: 0,
             overflow: 0,
             table: None,
         }
@@ -104,8 +106,14 @@ impl Stream {
         self.lines.start(start);
     }
 
+    /// When the latest event happened; 0: there was none.
+    pub fn last_event(&self) -> u64 {
+        self.last_event
+    }
+
     /// Takes the next event and tells what it means.
     pub fn event(&mut self, event: &Event) {
+        self.last_event = self.last_event.max(event.ts);
         self.lines.count_event();
         let lines = &mut self.lines;
         self.ledger
