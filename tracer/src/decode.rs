@@ -37,10 +37,10 @@ impl Event {
         Ok(Self {
             ts: raw.ts,
             sock: raw.sock,
-            cookie: (raw.cookie != 0).then_some(raw.cookie),
+            cookie: nonzero(raw.cookie),
             netns: raw.netns,
             tuple: tuple(&raw.tuple)?,
-            held: (raw.tuple.held != 0).then_some(raw.tuple.held),
+            held: nonzero(raw.tuple.held),
             role: role(raw.role)?,
             owner,
             task: named.then(|| task(&raw.task)),
@@ -58,15 +58,20 @@ impl Row {
         }
         Ok(Self {
             sock: raw.sock,
-            cookie: (raw.cookie != 0).then_some(raw.cookie),
+            cookie: nonzero(raw.cookie),
             netns: raw.netns,
             tuple: tuple(&raw.tuple)?,
-            held: (raw.tuple.held != 0).then_some(raw.tuple.held),
+            held: nonzero(raw.tuple.held),
             state: state(raw.new)?,
-            timewait: (raw.timewait != 0).then(|| raw.sent.saturating_mul(jiffy)),
+            timewait: nonzero(raw.timewait).map(|_| raw.sent.saturating_mul(jiffy)),
             holder: (raw.kind == abi::KIND_HOLDER).then(|| task(&raw.task)),
         })
     }
+}
+
+/// The ABI has 0 for what is not there.
+fn nonzero<T: Default + PartialEq>(value: T) -> Option<T> {
+    (value != T::default()).then_some(value)
 }
 
 fn raw(bytes: &[u8]) -> Result<abi::Event, DecodeError> {
@@ -112,7 +117,7 @@ fn end(raw: &abi::Event) -> Option<End> {
         return None;
     }
     Some(End {
-        timewait: (raw.timewait != 0).then_some(raw.timewait),
+        timewait: nonzero(raw.timewait),
         error: raw.errno,
         sent: raw.sent,
         received: raw.received,
@@ -178,11 +183,11 @@ fn tuple(raw: &abi::Tuple) -> Result<Tuple, DecodeError> {
         family,
         local: Endpoint {
             ip: ip(&raw.local),
-            port: (raw.local_port != 0).then_some(raw.local_port),
+            port: nonzero(raw.local_port),
         },
         peer: Endpoint {
             ip: ip(&raw.peer),
-            port: (raw.peer_port != 0).then_some(raw.peer_port),
+            port: nonzero(raw.peer_port),
         },
     })
 }

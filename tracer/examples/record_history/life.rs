@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::Duration,
@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use socket2::{Domain, Socket, Type};
+
+use crate::loopback;
 
 /// Until what was begun has come to rest.
 const REST: Duration = Duration::from_millis(300);
@@ -21,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(62);
 pub(super) fn live(name: &str) -> Result<()> {
     // SAFETY: there is one thread, and `NEWNET` touches no descriptor table.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("no network namespace")?;
-    loopback_up()?;
+    loopback::up()?;
     let netns = fs::metadata("/proc/self/ns/net")?.ino();
     let mut life = Alive::default();
     match name {
@@ -140,18 +141,4 @@ fn run(arguments: &[&str]) -> Result<()> {
 
 fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| name.to_owned())
-}
-
-fn loopback_up() -> Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    // SAFETY: all zero bytes are a valid `ifreq`: integers, arrays and a null pointer.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP)?;
-    // SAFETY: the request is one of SIOCSIFFLAGS' kind, and outlives the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    ensure!(done == 0, "lo: {}", io::Error::last_os_error());
-    Ok(())
 }

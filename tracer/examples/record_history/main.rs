@@ -6,6 +6,8 @@
 #[path = "../../tests/history/mod.rs"]
 mod history;
 mod life;
+#[path = "../../tests/loopback/mod.rs"]
+mod loopback;
 mod peers;
 mod recorder;
 

@@ -236,9 +236,14 @@ impl Tracer {
             return Ok(());
         }
         self.drain_until_now()?;
+        self.tell_usage()?;
+        self.flush()
+    }
+
+    fn tell_usage(&mut self) -> io::Result<()> {
         self.look_at_table()?;
         self.stream.usage(clock::now());
-        self.flush()
+        Ok(())
     }
 
     /// Rows are compared after all events from before they were read, and the end after all from before
@@ -265,8 +270,7 @@ impl Tracer {
             log::debug!("{forgotten} sockets of the kernel-side table are gone");
         }
         if ended.usage {
-            self.look_at_table()?;
-            self.stream.usage(clock::now());
+            self.tell_usage()?;
         }
         Ok(())
     }

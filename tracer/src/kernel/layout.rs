@@ -35,6 +35,18 @@ const fn field(
     }
 }
 
+const fn optional(
+    global: &'static str,
+    structure: &'static str,
+    path: &'static str,
+    width: u32,
+) -> Field {
+    Field {
+        optional: true,
+        ..field(global, structure, path, width)
+    }
+}
+
 const FIELDS: &[Field] = &[
     field("SOCK_COMMON_FAMILY", "sock_common", "skc_family", 2),
     field("SOCK_COMMON_DADDR", "sock_common", "skc_daddr", 4),
@@ -77,38 +89,26 @@ const FIELDS: &[Field] = &[
     field("TIMER_EXPIRES", "timer_list", "expires", 8),
     field("TIMER_FUNCTION", "timer_list", "function", 8),
     // Between 5.17 and 6.0 the death row is behind a pointer; only the tracepoint rung needs it.
-    Field {
-        optional: true,
-        ..field("NET_HASHINFO", "net", "ipv4.tcp_death_row.hashinfo", 8)
-    },
+    optional("NET_HASHINFO", "net", "ipv4.tcp_death_row.hashinfo", 8),
     // Since 6.0 one more than the count.
-    Field {
-        optional: true,
-        ..field(
-            "NET_TIMEWAIT_COUNT",
-            "net",
-            "ipv4.tcp_death_row.tw_refcount",
-            4,
-        )
-    },
-    Field {
-        optional: true,
-        ..field(
-            "NET_TIMEWAIT_COUNT",
-            "net",
-            "ipv4.tcp_death_row.tw_count",
-            4,
-        )
-    },
-    Field {
-        optional: true,
-        ..field(
-            "NET_TIMEWAIT_MAX",
-            "net",
-            "ipv4.tcp_death_row.sysctl_max_tw_buckets",
-            4,
-        )
-    },
+    optional(
+        "NET_TIMEWAIT_COUNT",
+        "net",
+        "ipv4.tcp_death_row.tw_refcount",
+        4,
+    ),
+    optional(
+        "NET_TIMEWAIT_COUNT",
+        "net",
+        "ipv4.tcp_death_row.tw_count",
+        4,
+    ),
+    optional(
+        "NET_TIMEWAIT_MAX",
+        "net",
+        "ipv4.tcp_death_row.sysctl_max_tw_buckets",
+        4,
+    ),
     field("HASHINFO_EHASH", "inet_hashinfo", "ehash", 8),
     field("HASHINFO_EHASH_MASK", "inet_hashinfo", "ehash_mask", 4),
     field("TASK_GROUP_LEADER", "task_struct", "group_leader", 8),
@@ -132,14 +132,8 @@ const FIELDS: &[Field] = &[
     field("INODE_MODE", "inode", "i_mode", 2),
     field("SOCKET_SK", "socket", "sk", 8),
     // Absent from a kernel without io_uring, which then has no such completions either.
-    Field {
-        optional: true,
-        ..field("IO_KIOCB_FILE", "io_kiocb", "file", 8)
-    },
-    Field {
-        optional: true,
-        ..field("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1)
-    },
+    optional("IO_KIOCB_FILE", "io_kiocb", "file", 8),
+    optional("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1),
 ];
 
 /// Looks all fields up; the error names the first mandatory one that this kernel lacks.

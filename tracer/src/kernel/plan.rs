@@ -73,6 +73,7 @@ pub struct Candidate {
     pub hook: &'static str,
     /// The rungs that it belongs to.
     pub rungs: &'static [Rung],
+    /// Beside what its backend needs.
     pub needs: &'static [Need],
     pub programs: &'static [Program],
 }
@@ -83,8 +84,6 @@ pub enum Need {
     /// A function with this many arguments: an fexit program finds the result behind them.
     Function(&'static str, u32),
     Tracepoint(&'static str, &'static str),
-    /// kprobes, on x86-64: the committed object reads registers as that has them.
-    Kprobes,
     /// The way from a network namespace to its table of established sockets.
     HashTable,
 }
@@ -144,13 +143,7 @@ const CONNECT_FAILURE: &[Candidate] = &[
         backend: Backend::Kprobe,
         hook: HASH,
         rungs: &[Rung::Kprobe],
-        needs: &[
-            Need::Kprobes,
-            CONNECT_FUNCTIONS[0],
-            CONNECT_FUNCTIONS[1],
-            CONNECT_FUNCTIONS[2],
-            CONNECT_FUNCTIONS[3],
-        ],
+        needs: CONNECT_FUNCTIONS,
         programs: &[
             program("hash_kprobe", Target::Kprobe(HASH)),
             program("hash_kretprobe", Target::Kprobe(HASH)),
@@ -221,6 +214,12 @@ const TRANSITIONS: &[Candidate] = &[
     },
 ];
 
+const TWSK_FUNCTIONS: &[Need] = &[
+    Need::Function(TWSK_ALLOC, 3),
+    Need::Function(TWSK_SCHEDULE, 3),
+    Need::Function(TWSK_KILL, 1),
+];
+
 /// Ways to see timewait sockets. The first three functions are called in this order in the life of one;
 /// `inet_twsk_free` is not the last: 7.2 inlines it.
 const TIME_WAIT: &[Candidate] = &[
@@ -229,11 +228,7 @@ const TIME_WAIT: &[Candidate] = &[
         backend: Backend::Fexit,
         hook: TWSK_ALLOC,
         rungs: &[Rung::Fexit],
-        needs: &[
-            Need::Function(TWSK_ALLOC, 3),
-            Need::Function(TWSK_SCHEDULE, 3),
-            Need::Function(TWSK_KILL, 1),
-        ],
+        needs: TWSK_FUNCTIONS,
         programs: &[
             program("twsk_kill_fentry", Target::Fentry(TWSK_KILL)),
             program("twsk_schedule_fentry", Target::Fentry(TWSK_SCHEDULE)),
@@ -245,12 +240,7 @@ const TIME_WAIT: &[Candidate] = &[
         backend: Backend::Kprobe,
         hook: TWSK_ALLOC,
         rungs: &[Rung::Kprobe],
-        needs: &[
-            Need::Kprobes,
-            Need::Function(TWSK_ALLOC, 3),
-            Need::Function(TWSK_SCHEDULE, 3),
-            Need::Function(TWSK_KILL, 1),
-        ],
+        needs: TWSK_FUNCTIONS,
         programs: &[
             program("twsk_kill_kprobe", Target::Kprobe(TWSK_KILL)),
             program("twsk_schedule_kprobe", Target::Kprobe(TWSK_SCHEDULE)),
@@ -321,7 +311,7 @@ const BINDS: &[Candidate] = &[
         backend: Backend::Kprobe,
         hook: GET_PORT,
         rungs: &[Rung::Kprobe],
-        needs: &[Need::Kprobes, Need::Function(GET_PORT, 2)],
+        needs: &[Need::Function(GET_PORT, 2)],
         programs: &[
             program("destroy_raw", Target::RawTracepoint(DESTROY)),
             program("get_port_kprobe", Target::Kprobe(GET_PORT)),
@@ -413,8 +403,25 @@ pub fn choose(
 }
 
 fn missing(candidate: &Candidate, facts: &impl Facts) -> Result<(), String> {
+    if candidate.backend == Backend::Kprobe {
+        check_kprobes(facts)?;
+    }
     for need in candidate.needs {
         check(*need, facts)?;
+    }
+    Ok(())
+}
+
+/// On x86-64 only: the committed object reads registers as that has them.
+fn check_kprobes(facts: &impl Facts) -> Result<(), String> {
+    if facts.architecture() != "x86_64" {
+        return Err(format!(
+            "kprobes are supported on x86_64 only, this is {}",
+            facts.architecture()
+        ));
+    }
+    if !facts.has_kprobes() {
+        return Err("this kernel is built without kprobes (CONFIG_KPROBE_EVENTS)".into());
     }
     Ok(())
 }
@@ -434,17 +441,10 @@ fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
         Need::Tracepoint(category, name) if !facts.has_tracepoint(category, name) => {
             Err(format!("this kernel has no tracepoint {category}:{name}"))
         }
-        Need::Kprobes if facts.architecture() != "x86_64" => Err(format!(
-            "kprobes are supported on x86_64 only, this is {}",
-            facts.architecture()
-        )),
-        Need::Kprobes if !facts.has_kprobes() => {
-            Err("this kernel is built without kprobes (CONFIG_KPROBE_EVENTS)".into())
-        }
         Need::HashTable if !facts.has_hash_table() => {
             Err("the kernel's table of sockets is not where it is looked for".into())
         }
-        Need::Tracepoint(..) | Need::Kprobes | Need::HashTable => Ok(()),
+        Need::Tracepoint(..) | Need::HashTable => Ok(()),
     }
 }
 

@@ -13,6 +13,8 @@ mod actor;
 mod bpf;
 mod dump;
 mod lines;
+#[path = "../loopback/mod.rs"]
+mod loopback;
 mod netns;
 mod random;
 mod report;

@@ -16,7 +16,7 @@ use rustix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::lines;
+use crate::{lines, loopback};
 
 /// The destination of [`Netns::mark`]: nobody listens there, and no scenario connects to it.
 pub(crate) const MARK_PORT: u16 = 1;
@@ -36,7 +36,7 @@ impl Netns {
         let fd = in_thread(|| {
             // SAFETY: `NEWNET` touches no descriptor table.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("cannot make a namespace")?;
-            loopback_up()?;
+            loopback::up()?;
             open("/proc/thread-self/ns/net")
         })?;
         let inode = rustix::fs::fstat(&fd)?.st_ino;
@@ -103,22 +103,4 @@ fn open(path: &str) -> Result<OwnedFd> {
 fn in_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| scope.spawn(body).join())
         .unwrap_or_else(|_| Err(anyhow!("a thread in the namespace panicked")))
-}
-
-fn loopback_up() -> Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    // SAFETY: all zero bytes are a valid `ifreq`: integers, arrays and a null pointer.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP)?;
-    // SAFETY: the request is one of SIOCSIFFLAGS' kind, and outlives the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    ensure!(
-        done == 0,
-        "cannot bring up lo: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
 }

@@ -285,11 +285,19 @@ pub(crate) fn owned_by(states: &[State], actor: &Actor, owner: &str) -> Result<(
     Ok(())
 }
 
-/// The server's end of a connection, which it accepted before it was closed: the listener's until then.
+/// The server's end of a connection, which it accepted before it was closed: the listener's until then. A server
+/// that asks in that moment gets it before it is ESTABLISHED: the kernel queues it first (`tcp_check_req`, then
+/// `tcp_child_process`, net/ipv4/tcp_minisocks.c).
 pub(crate) fn served_by(states: &[State], server: &Actor) -> Result<()> {
-    let (queued, accepted) = states.split_at(2.min(states.len()));
-    owned_by(queued, server, "inherited")?;
-    owned_by(accepted, server, "accept")
+    for state in states {
+        let owner = match state.old.as_str() {
+            "LISTEN" => "inherited",
+            "SYN_RECV" if state.owner == "inherited" => "inherited",
+            _ => "accept",
+        };
+        owned_by(std::slice::from_ref(state), server, owner)?;
+    }
+    Ok(())
 }
 
 /// Every transition carries this process, whichever thread it was and however that is known.
