@@ -49,6 +49,20 @@ pub struct Trace {
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = crate::config::ring_size)]
     pub ring_size: u32,
 
+    /// A destination that has so many percent of its usable ports in use is under pressure: a `pressure` line says so.
+    #[arg(long, value_name = "PERCENT", default_value_t = 70,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub warn: u8,
+
+    /// So many percent are critical.
+    #[arg(long, value_name = "PERCENT", default_value_t = 90,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub critical: u8,
+
+    /// Count failures that an explained one stands for, instead of a line for each.
+    #[arg(long)]
+    pub coalesce_failures: bool,
+
     /// Every so many seconds, show who has how many ports.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..=3600))]

@@ -44,6 +44,8 @@ impl Event {
             role: role(raw.role)?,
             owner,
             task: named.then(|| task(&raw.task)),
+            timestamps: false,
+            socket_range: None,
             kind,
         })
     }
@@ -65,6 +67,9 @@ impl Row {
             state: state(raw.new)?,
             timewait: nonzero(raw.timewait).map(|_| raw.sent.saturating_mul(jiffy)),
             holder: (raw.kind == abi::KIND_HOLDER).then(|| task(&raw.task)),
+            timestamps: false,
+            mode: None,
+            connect_bind: None,
         })
     }
 }

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::kernel::plan::{Backend, Capability};
+use crate::{
+    kernel::plan::{Backend, Capability},
+    pool::Settings,
+};
 
 /// The first line: what is watched, and how.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -55,6 +58,27 @@ pub struct Netns {
     pub max_tw_buckets: Option<u32>,
 }
 
+impl Netns {
+    pub fn new(netns: u32, settings: &Settings) -> Self {
+        Self {
+            netns,
+            range: Some(settings.range.into()),
+            reserved: Some(settings.reserved.len()),
+            tw_reuse: Some(settings.tw_reuse),
+            max_tw_buckets: settings.max_tw_buckets,
+        }
+    }
+}
+
+/// A network namespace that was not there at the start, or whose settings have changed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NetnsSettings {
+    #[serde(flatten)]
+    pub now: Netns,
+    /// Null: it was not known.
+    pub before: Option<Netns>,
+}
+
 /// Something was lost; it is counted where it was.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Loss {
@@ -88,6 +112,8 @@ pub struct Stop {
     pub events: u64,
     /// The sum of all `loss` lines.
     pub lost: u64,
-    /// Lines of type `connect_failed`.
+    /// Connects that failed: lines of type `connect_failed`, each for its `repeats`.
     pub failures: u64,
+    /// As `failures`, of type `bind_failed`.
+    pub bind_failures: u64,
 }

@@ -226,6 +226,8 @@ impl EventLine {
     fn event(self, tasks: &[Task]) -> Event {
         let Self(ts, who, held, role, owner, task, kind) = self;
         Event {
+            timestamps: false,
+            socket_range: None,
             ts,
             sock: who.0,
             cookie: who.1,
@@ -244,6 +246,9 @@ impl RowLine {
     fn row(self, tasks: &[Task]) -> Row {
         let Self(who, held, state, timewait, holder) = self;
         Row {
+            timestamps: false,
+            mode: None,
+            connect_bind: None,
             sock: who.0,
             cookie: who.1,
             netns: NETNS,
