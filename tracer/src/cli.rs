@@ -21,7 +21,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what this host allows: the hooks that work here, and why better ones do not.
+    /// Show what this host allows: the hooks that work here, and why better ones do not; the ports of each network
+    /// namespace.
     Check(Check),
     /// Print the JSON Schema of the lines.
     Schema,
@@ -32,6 +33,10 @@ pub struct Check {
     /// Check this kind of hooks only.
     #[arg(long, value_enum, value_name = "KIND")]
     pub backend: Option<Rung>,
+
+    /// Print one JSON object instead of a text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -23,7 +23,7 @@ pub enum Outcome {
 pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         None => trace::run(Config::from(cli.trace)),
-        Some(Command::Check(args)) => check::run(args.backend),
+        Some(Command::Check(args)) => check::run(&args),
         Some(Command::Schema) => schema::run(),
     }
 }

@@ -92,7 +92,8 @@ async fn trace(config: Config, release: &str, mut loaded: Loaded) -> Result<Outc
     }
 }
 
-fn start(release: &str, loaded: &Loaded) -> Start {
+/// Which hooks are in use, and why not better ones.
+pub(super) fn coverage(loaded: &Loaded) -> Vec<Coverage> {
     let coverage = loaded.coverage.iter().map(|covered| Coverage {
         capability: covered.capability,
         hook: covered.by.map(|(_, hook)| hook),
@@ -108,10 +109,14 @@ fn start(release: &str, loaded: &Loaded) -> Start {
             .collect(),
         limits: covered.limits.clone(),
     });
+    coverage.collect()
+}
+
+fn start(release: &str, loaded: &Loaded) -> Start {
     Start {
         tracer: env!("CARGO_PKG_VERSION").into(),
         kernel: release.into(),
-        coverage: coverage.collect(),
+        coverage: coverage(loaded),
         netns: namespaces(),
     }
 }

@@ -54,18 +54,25 @@ pub struct Netns {
     pub reserved: Option<u32>,
     /// `tcp_tw_reuse`.
     pub tw_reuse: Option<u8>,
+    /// `tcp_tw_reuse_delay`, milliseconds (since Linux 6.13).
+    pub tw_reuse_delay_ms: Option<u32>,
+    /// Whether `tcp_timestamps` is not 0: without timestamps, no TIME_WAIT is reused.
+    pub timestamps: Option<bool>,
     /// `tcp_max_tw_buckets`: TIME_WAIT entries above this number are not kept.
     pub max_tw_buckets: Option<u32>,
 }
 
 impl Netns {
-    pub fn new(netns: u32, settings: &Settings) -> Self {
+    /// `None`: they could not be read.
+    pub fn new(netns: u32, settings: Option<&Settings>) -> Self {
         Self {
             netns,
-            range: Some(settings.range.into()),
-            reserved: Some(settings.reserved.len()),
-            tw_reuse: Some(settings.tw_reuse),
-            max_tw_buckets: settings.max_tw_buckets,
+            range: settings.map(|settings| settings.range.into()),
+            reserved: settings.map(|settings| settings.reserved.len()),
+            tw_reuse: settings.map(|settings| settings.tw_reuse),
+            tw_reuse_delay_ms: settings.and_then(|settings| settings.tw_reuse_delay),
+            timestamps: settings.map(|settings| settings.timestamps),
+            max_tw_buckets: settings.and_then(|settings| settings.max_tw_buckets),
         }
     }
 }

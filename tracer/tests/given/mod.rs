@@ -351,6 +351,8 @@ pub(crate) fn start() -> Start {
             range: Some([32768, 60999]),
             reserved: Some(0),
             tw_reuse: Some(2),
+            tw_reuse_delay_ms: Some(1000),
+            timestamps: Some(true),
             max_tw_buckets: None,
         }],
     }

@@ -5,6 +5,7 @@ mod instances;
 mod latency;
 mod limits;
 mod older;
+mod ports;
 mod refusals;
 mod yardstick;
 
@@ -23,6 +24,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
     [
         yardstick::ALL,
         refusals::ALL,
+        ports::ALL,
         instances::ALL,
         limits::ALL,
         older::ALL,
