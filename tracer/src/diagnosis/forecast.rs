@@ -15,6 +15,8 @@ const SPAN: u64 = 10_000_000_000;
 /// Rates over less say nothing, nanoseconds.
 const LEAST: u64 = 1_000_000_000;
 const SAMPLES: u64 = 64;
+/// Less history than this tells no slow leak, nanoseconds.
+const LEAST_HISTORY: u64 = 60_000_000_000;
 
 /// What has happened to the ports of one destination until now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,9 @@ pub struct Rates {
     pub time_wait_ended: f64,
     /// Seconds that they were measured over.
     pub window: f64,
+    /// By how much open connections grew per second in the last ten minutes, if they did so all the time and
+    /// beyond chance; else 0. It tells leaks that are too slow for `window`.
+    pub slow_leak: f64,
 }
 
 impl Rates {
@@ -56,16 +61,23 @@ impl Rates {
         self.freed + self.to_time_wait
     }
 
-    /// By how much the open connections grow; 0 where chance alone explains it: two standard deviations of
-    /// the counts, taken as Poisson's.
+    /// By how much the open connections grow, as far as chance alone does not explain it.
     fn leak(&self) -> f64 {
-        let leak = self.opened - self.ended();
-        let deviation = ((self.opened + self.ended()) * self.window).sqrt() / self.window;
-        if leak.abs() <= 2.0 * deviation {
-            0.0
-        } else {
+        let leak = self.growth();
+        if leak.abs() > 3.0 * self.deviation() {
             leak
+        } else {
+            self.slow_leak
         }
+    }
+
+    fn growth(&self) -> f64 {
+        self.opened - self.ended()
+    }
+
+    /// The standard deviation of `growth`, if counts are Poisson's. That of short connections is less.
+    fn deviation(&self) -> f64 {
+        ((self.opened + self.ended()) * self.window).sqrt() / self.window
     }
 
     /// Whether something changed from here to there, chance aside: three standard deviations.
@@ -78,20 +90,22 @@ impl Rates {
     }
 }
 
+/// Counts by time, nanoseconds.
+type Samples = VecDeque<(u64, Counts)>;
+
 /// Makes rates of the last ten seconds.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
-    samples: VecDeque<(u64, Counts)>,
+    samples: Samples,
+    /// One for each span of that: the last ten minutes.
+    history: Samples,
 }
 
 impl Window {
     /// `now`: `CLOCK_MONOTONIC`, nanoseconds. To be called at least every few seconds; oftener than some
     /// times a second is no use, but does no harm.
     pub fn push(&mut self, now: u64, counts: Counts) {
-        let too_old = |(ts, _): &(u64, Counts)| now.saturating_sub(*ts) > SPAN;
-        while self.samples.front().is_some_and(too_old) {
-            self.samples.pop_front();
-        }
+        forget(&mut self.samples, now, SPAN);
         // The latest is always kept; those before it keep their distance, or they would become too many.
         if let [.., before, last] = self.samples.make_contiguous()
             && last.0.saturating_sub(before.0) < SPAN / (SAMPLES - 2)
@@ -100,6 +114,11 @@ impl Window {
         } else {
             self.samples.push_back((now, counts));
         }
+        let latest = self.history.back();
+        if latest.is_none_or(|(ts, _)| now.saturating_sub(*ts) >= SPAN) {
+            forget(&mut self.history, now, SPAN * (SAMPLES - 1));
+            self.history.push_back((now, counts));
+        }
     }
 
     /// Over as many of the last ten seconds as went on evenly, so that a burst that has just begun is not
@@ -107,37 +126,65 @@ impl Window {
     pub fn rates(&self) -> Option<Rates> {
         let now = self.samples.back()?.0;
         let mut since = self.samples.front()?.0;
-        let mut rates = self.between(since, now)?;
-        let half = |since: u64| since + now.saturating_sub(since) / 2;
-        while let (Some(earlier), Some(later)) = (
-            self.between(since, half(since)),
-            self.between(half(since), now),
-        ) && earlier.differs(&later)
+        let mut rates = between(&self.samples, since, now)?;
+        while let Some((earlier, later)) = halves(&self.samples, since, now)
+            && earlier.differs(&later)
         {
             rates = later;
-            since = half(since);
+            since = middle(since, now);
         }
+        rates.slow_leak = self.slow_leak().unwrap_or(0.0);
         Some(rates)
     }
 
-    /// `None`: they are less than a second apart.
-    fn between(&self, since: u64, until: u64) -> Option<Rates> {
-        let (since, first) = self.samples.iter().rev().find(|(ts, _)| *ts <= since)?;
-        let (until, last) = self.samples.iter().rev().find(|(ts, _)| *ts <= until)?;
-        let elapsed = until.saturating_sub(*since);
-        if elapsed < LEAST {
+    /// What grew only once, as a pool that was filled, is none.
+    fn slow_leak(&self) -> Option<f64> {
+        let (since, now) = (self.history.front()?.0, self.history.back()?.0);
+        if now.saturating_sub(since) < LEAST_HISTORY {
             return None;
         }
-        let window = elapsed as f64 / 1e9;
-        let rate = |first: u64, last: u64| last.saturating_sub(first) as f64 / window;
-        Some(Rates {
-            opened: rate(first.opened, last.opened),
-            to_time_wait: rate(first.to_time_wait, last.to_time_wait),
-            freed: rate(first.freed, last.freed),
-            time_wait_ended: rate(first.time_wait_ended, last.time_wait_ended),
-            window,
-        })
+        let (earlier, later) = halves(&self.history, since, now)?;
+        let leaks = |half: &Rates| half.growth() > 2.0 * half.deviation();
+        (leaks(&earlier) && leaks(&later)).then(|| later.growth())
     }
+}
+
+fn forget(samples: &mut Samples, now: u64, span: u64) {
+    let too_old = |(ts, _): &(u64, Counts)| now.saturating_sub(*ts) > span;
+    while samples.front().is_some_and(too_old) {
+        samples.pop_front();
+    }
+}
+
+fn middle(since: u64, until: u64) -> u64 {
+    since + until.saturating_sub(since) / 2
+}
+
+fn halves(samples: &Samples, since: u64, until: u64) -> Option<(Rates, Rates)> {
+    let middle = middle(since, until);
+    let earlier = between(samples, since, middle)?;
+    Some((earlier, between(samples, middle, until)?))
+}
+
+/// `None`: they are less than a second apart.
+fn between(samples: &Samples, since: u64, until: u64) -> Option<Rates> {
+    let at = |moment: u64| samples.iter().rev().find(|(ts, _)| *ts <= moment);
+    let (since, first) = at(since)?;
+    let (until, last) = at(until)?;
+    let elapsed = until.saturating_sub(*since);
+    if elapsed < LEAST {
+        return None;
+    }
+    let window = elapsed as f64 / 1e9;
+    let rate = |first: u64, last: u64| last.saturating_sub(first) as f64 / window;
+    Some(Rates {
+        opened: rate(first.opened, last.opened),
+        to_time_wait: rate(first.to_time_wait, last.to_time_wait),
+        freed: rate(first.freed, last.freed),
+        time_wait_ended: rate(first.time_wait_ended, last.time_wait_ended),
+        window,
+        slow_leak: 0.0,
+    })
 }
 
 /// The ports of one destination now.
@@ -200,15 +247,14 @@ struct Course<'a> {
 
 impl<'a> Course<'a> {
     fn new(ports: &'a Ports<'a>, rates: &Rates) -> Self {
-        let taken = rates.opened - rates.freed;
         let leak = rates.leak();
-        // Without a leak the two are one rate that was measured twice.
-        let mean = f64::midpoint(taken, rates.to_time_wait);
-        let balanced = leak == 0.0;
+        // But for the leak the two are one rate that was measured twice.
+        let mean = f64::midpoint(rates.opened - rates.freed, rates.to_time_wait);
+        let made = (mean - leak / 2.0).max(0.0);
         Self {
             ports,
-            taken: if balanced { mean } else { taken },
-            made: if balanced { mean } else { rates.to_time_wait },
+            taken: made + leak,
+            made,
             leak,
         }
     }
@@ -247,7 +293,8 @@ impl<'a> Course<'a> {
         (self.leak > 0.0).then(|| before.0 + (free - before.1) / self.leak)
     }
 
-    /// Connections that are closed faster than opened will not be for long: `taken` bounds what TIME_WAIT gets.
+    /// Connections that are closed faster than opened will not be for long: `taken` bounds what TIME_WAIT
+    /// gets.
     fn steady_state(&self) -> u32 {
         let time_wait = self.made.min(self.taken).max(0.0) * self.ports.hold;
         self.ports.active.saturating_add(time_wait.round() as u32)
