@@ -147,6 +147,8 @@ impl Kernel {
                 owner => owner,
             },
             task: sock.task.clone().filter(|_| sock.owner != Owner::Inherited),
+            timestamps: false,
+            socket_range: None,
             kind,
         }
     }
@@ -475,6 +477,9 @@ impl Kernel {
             state: sock.state,
             timewait: sock.is_timewait.then_some(50),
             holder: None,
+            timestamps: true,
+            mode: None,
+            connect_bind: None,
         };
         let mut rows = vec![row.clone()];
         if let Some(owner) = sock.task.clone().filter(|_| sock.has_descriptor) {

@@ -46,6 +46,8 @@ fn event(ts: u64, sock: u64, kind: Kind) -> Event {
         role: Some(Role::Client),
         owner: Owner::Connect,
         task: Some(task(1)),
+        timestamps: false,
+        socket_range: None,
         kind,
     }
 }
@@ -229,6 +231,9 @@ fn row(sock: u64, state: State) -> Row {
         state,
         timewait: None,
         holder: None,
+        timestamps: true,
+        mode: None,
+        connect_bind: None,
     }
 }
 

@@ -144,6 +144,8 @@ pub(crate) fn transitions() -> Vec<Effect<'static>> {
 pub(crate) fn failures() -> Vec<(Event, Reason)> {
     let failure = |reason, ip, port| {
         let event = Event {
+            timestamps: false,
+            socket_range: None,
             ts: THEN,
             sock: 1,
             cookie: Some(4711),
