@@ -24,8 +24,32 @@ pub enum Command {
     /// Show what this host allows: the hooks that work here, and why better ones do not; the ports of each network
     /// namespace.
     Check(Check),
+    /// Show once how many more connects will succeed, and who has the other ports.
+    ///
+    /// Without a port in `--to`: the destinations with the fewest free ports.
+    Budget(Budget),
     /// Print the JSON Schema of the lines.
     Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Budget {
+    /// The destination.
+    #[arg(long, value_name = "IP[:PORT]", value_parser = crate::commands::budget::parse_to)]
+    pub to: Option<crate::commands::budget::To>,
+
+    /// The source address; default: the one that the kernel would choose.
+    #[arg(long, value_name = "IP")]
+    pub from: Option<std::net::IpAddr>,
+
+    /// The network namespace: of a process, by its name in `ip netns list`, or by its inode number; default: our own
+    /// for a destination, else all.
+    #[arg(long, value_name = "PID|NAME|INODE")]
+    pub netns: Option<String>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,8 +13,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use crate::{
-    cli,
-    clock::{self, Clock},
+    cli, clock,
     diagnosis::surroundings::Surroundings,
     event::{Endpoint, State},
     host::{
@@ -71,7 +70,10 @@ pub fn parse_to(text: &str) -> Result<To, String> {
             ip: addr.ip(),
             port: Some(addr.port()),
         }),
-        _ => Err("give an address, with a port or without, such as 10.0.0.9:5432, 10.0.0.9 or [::1]:80".into()),
+        _ => Err(
+            "give an address, with a port or without, such as 10.0.0.9:5432, 10.0.0.9 or [::1]:80"
+                .into(),
+        ),
     }
 }
 
@@ -84,8 +86,23 @@ pub fn run(args: &cli::Budget) -> Result<Outcome> {
         Some(To {
             ip,
             port: Some(port),
-        }) => one(&ledger, &mut host, args, Endpoint { ip, port: Some(port) }, namespace)?,
-        to => several(&ledger, &mut host, args, to.map(|to| to.ip), namespace.as_ref())?,
+        }) => one(
+            &ledger,
+            &mut host,
+            args,
+            Endpoint {
+                ip,
+                port: Some(port),
+            },
+            namespace,
+        )?,
+        to => several(
+            &ledger,
+            &mut host,
+            args,
+            to.map(|to| to.ip),
+            namespace.as_ref(),
+        )?,
     };
     Stdout.write(page.as_bytes())?;
     Ok(Outcome::Done)
@@ -98,7 +115,9 @@ fn look(facts: &Facts) -> Result<Ledger> {
     let mut ledger = Ledger::new();
     ledger.set_rules(rules::rules(facts));
     ledger.begin_resync(clock::now());
-    let mut parts = dumper.start().context("the kernel's sockets can't be read")?;
+    let mut parts = dumper
+        .start()
+        .context("the kernel's sockets can't be read")?;
     while let Some(part) = parts.blocking_recv() {
         match part {
             Part::Rows(rows) => rows.iter().for_each(|row| ledger.row(row, &mut |_| {})),
@@ -147,16 +166,24 @@ fn one(
     };
     let local_ip = match args.from {
         Some(ip) => ip,
-        None => netns::source_for(&namespace, peer.ip)
-            .with_context(|| format!("there is no way to {}; --from names a source address", peer.ip))?,
+        None => netns::source_for(&namespace, peer.ip).with_context(|| {
+            format!(
+                "there is no way to {}; --from names a source address",
+                peer.ip
+            )
+        })?,
     };
     if local_ip.is_ipv4() != peer.ip.is_ipv4() {
-        bail!("--from {local_ip} and --to {} are not of one family", peer.ip);
+        bail!(
+            "--from {local_ip} and --to {} are not of one family",
+            peer.ip
+        );
     }
-    let settings = host.settings(namespace.inode)?;
-    drop(namespace.file());
+    let netns = namespace.inode;
+    let settings = host.settings(netns)?;
+    drop(namespace);
     let query = Query {
-        netns: namespace.inode,
+        netns,
         local_ip,
         peer: Some(peer),
         settings: &settings,
@@ -280,10 +307,15 @@ fn page(look: &Look, explained: &Explained, settings: &Settings) -> String {
         );
     }
     if budget.uncertain {
-        page.push_str("the range has an odd number of ports: one of the free ones may never be tried\n");
+        page.push_str(
+            "the range has an odd number of ports: one of the free ones may never be tried\n",
+        );
     }
     if let Some(soonest) = explained.releases.iter().position(|count| *count > 0) {
-        let _ = writeln!(page, "the next port comes back from TIME_WAIT in about {soonest} s");
+        let _ = writeln!(
+            page,
+            "the next port comes back from TIME_WAIT in about {soonest} s"
+        );
     }
     if explained.holders.is_empty() {
         return page;

@@ -628,6 +628,12 @@ fn compare(kernel: &Kernel, ledger: &mut Ledger, is_exact: bool) {
         .find(|sock| !known.contains(&sock.key));
     assert!(missing.is_none(), "not in the ledger: {missing:?}");
     check_usage(ledger);
+    if is_exact {
+        check_budgets(kernel, ledger);
+    }
+}
+
+fn check_budgets(kernel: &Kernel, ledger: &Ledger) {
     for netns in NAMESPACES {
         for (local, peer) in [(1, 100), (1, 101), (2, 100), (2, 101)] {
             check_budget(
@@ -796,11 +802,14 @@ proptest! {
         compare(&kernel, &mut ledger, false);
         let found = resync(&mut kernel, &mut ledger, &mut told, &[]);
         prop_assert_eq!(Resynced { owned: 0, ..found }, Resynced::default());
+        // Of what came into being during the first dump, the second one tells who bound it.
+        check_budgets(&kernel, &ledger);
         for step in &after {
             kernel.step(*step);
         }
         drain(&mut kernel, &mut ledger, &mut told);
         compare(&kernel, &mut ledger, false);
+        check_budgets(&kernel, &ledger);
         kernel.end_everything();
         drain(&mut kernel, &mut ledger, &mut told);
         prop_assert_eq!(ledger.sockets().count(), 0);

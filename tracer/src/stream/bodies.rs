@@ -161,6 +161,10 @@ impl Lines {
         self.write(self.clock.monotonic(now), &body);
     }
 
+    pub fn pressure(&mut self, pressure: &record::Pressure, now: u64) {
+        self.write(self.clock.monotonic(now), pressure);
+    }
+
     pub fn ledger(&mut self, ledger: &record::Ledger, now: u64) {
         self.write(self.clock.monotonic(now), ledger);
     }

@@ -92,7 +92,7 @@ impl Lines {
     }
 
     /// A network namespace is new, or its settings have changed.
-    pub(super) fn settings(
+    pub fn settings(
         &mut self,
         netns: u32,
         settings: &Settings,
@@ -100,8 +100,8 @@ impl Lines {
         now: u64,
     ) {
         let body = NetnsSettings {
-            now: Netns::new(netns, settings),
-            before: before.map(|before| Netns::new(netns, before)),
+            now: Netns::new(netns, Some(settings)),
+            before: before.map(|before| Netns::new(netns, Some(before))),
         };
         self.write(self.clock.monotonic(now), &body);
     }

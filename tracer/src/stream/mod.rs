@@ -1,7 +1,7 @@
 //! Events in, lines out: the ledger says what they mean, and [`Lines`] writes it down.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     io,
     time::Duration,
 };
@@ -108,10 +108,12 @@ impl Stream {
     }
 
     /// The settings of network namespaces that the `start` line has told.
-    pub fn set_settings(&mut self, settings: Vec<(u32, Settings)>) {
+    pub fn set_settings(&mut self, settings: Vec<(u32, Option<Settings>)>) {
         for (netns, settings) in settings {
-            self.ledger.set_settings(netns, &settings);
-            self.known.insert(netns, Some(settings));
+            if let Some(settings) = &settings {
+                self.ledger.set_settings(netns, settings);
+            }
+            self.known.insert(netns, settings);
         }
     }
 
@@ -178,9 +180,9 @@ impl Stream {
 
     /// The first event of a network namespace.
     fn meet(&mut self, event: &Event) {
-        if !self.known.contains_key(&event.netns) {
+        if let Entry::Vacant(unknown) = self.known.entry(event.netns) {
+            unknown.insert(None);
             let pid = event.task.as_ref().map(|task| task.pid);
-            self.known.insert(event.netns, None);
             self.settings(event.netns, pid, event.ts, Duration::ZERO);
         }
     }
@@ -248,11 +250,13 @@ impl Stream {
     pub fn usage(&mut self, now: u64) {
         let interval = now.saturating_sub(self.told);
         self.told = now;
-        self.failures.tick(now);
-        self.refresh(now);
+        let mut namespaces = BTreeSet::new();
         for usage in self.ledger.usage(now) {
+            namespaces.insert(usage.netns);
             self.lines.usage(usage, interval, now);
         }
+        self.failures.tick(now);
+        self.refresh(&namespaces, now);
         self.totals(now, None);
     }
 

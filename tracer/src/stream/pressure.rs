@@ -1,6 +1,10 @@
 //! Destinations that run out of ports, and what to do about it before they have.
 
-use std::{net::IpAddr, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{Stream, failures::listeners};
 use crate::{
@@ -48,13 +52,17 @@ impl Stream {
         }
     }
 
-    /// Looks at the settings of all network namespaces again, and forgets those that are gone.
-    pub(super) fn refresh(&mut self, now: u64) {
-        let known: Vec<u32> = self.known.keys().copied().collect();
-        for netns in known {
-            if self.settings(netns, None, now, RECENT).is_none() {
-                self.known.insert(netns, None);
-            }
+    /// Looks again at the settings of the network namespaces that have sockets, and forgets the others.
+    pub(super) fn refresh(&mut self, namespaces: &BTreeSet<u32>, now: u64) {
+        let gone = self
+            .known
+            .extract_if(|netns, _| !namespaces.contains(netns));
+        for (netns, _) in gone {
+            self.ledger.forget_settings(netns);
+        }
+        for netns in namespaces {
+            self.known.entry(*netns).or_default();
+            self.settings(*netns, None, now, RECENT);
         }
         self.look_at_pools(now);
     }
@@ -99,6 +107,10 @@ impl Stream {
             family: family(query.local_ip),
             local_ip: query.local_ip,
             peer: query.peer.unwrap_or(NOWHERE),
+            local_port: None,
+            held_by: None,
+            listeners_outside: Vec::new(),
+            listening_outside: 0,
             settings: query.settings,
             budget: explained.budget,
             holders: &explained.holders,
@@ -141,8 +153,7 @@ impl Stream {
             holders: self.lines.holders(&explained.holders, &known),
             advice,
         };
-        self.lines
-            .write(self.lines.clock.monotonic(query.now), &body);
+        self.lines.pressure(&body, query.now);
     }
 
     /// The settings of a network namespace, not older than that. A change is told.

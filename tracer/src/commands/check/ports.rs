@@ -59,7 +59,7 @@ pub(super) fn all() -> (Vec<Ports>, Option<String>) {
     match read_all() {
         Ok(found) => (found, None),
         Err(error) => {
-            let own = Raw::of_thread().into_ports(netns::current().netns);
+            let own = Raw::of_thread().into_ports(netns::current().0);
             let text = format!("only one network namespace is shown: {error}");
             (vec![own], Some(text))
         }

@@ -18,7 +18,7 @@ mod sysctl;
 mod walk;
 mod watch;
 
-pub use name::named;
+pub use name::{named, own};
 pub use settings::{current, of_thread as settings_of_thread, settings};
 pub use source::source_for;
 pub use walk::all;

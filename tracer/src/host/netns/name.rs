@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Namespace, all};
+use super::{Namespace, all, walk::OWN};
 
 /// Where `ip netns add` puts them, of old too.
 const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/netns"];
@@ -25,6 +25,11 @@ pub fn named(name: &str) -> io::Result<Namespace> {
         Ok(inode) => with_inode(inode).unwrap_or_else(|| Err(unknown(name))),
         Err(_) => Err(unknown(name)),
     }
+}
+
+/// That of this thread.
+pub fn own() -> io::Result<Namespace> {
+    Namespace::any_at(Path::new(OWN))
 }
 
 fn of_process(name: &str) -> Option<PathBuf> {

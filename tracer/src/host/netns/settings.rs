@@ -3,28 +3,22 @@
 use std::{fs, io, os::unix::fs::MetadataExt};
 
 use super::{Namespace, in_each, sysctl};
-use crate::{
-    pool::{PortSet, Settings},
-    record::Netns,
-};
+use crate::pool::{PortSet, Settings};
 
-/// Those of each of the namespaces, in their order; without values where they can't be read.
-pub fn settings(namespaces: &[Namespace]) -> Vec<Netns> {
+/// Inode numbers and settings of each of the namespaces, in their order; `None` where they can't be read.
+pub fn settings(namespaces: &[Namespace]) -> Vec<(u32, Option<Settings>)> {
     let read = in_each(namespaces, |_| of_thread()).unwrap_or_else(|error| {
         log::warn!("the settings of network namespaces can't be read: {error}");
         Vec::new()
     });
     let mut read = read.into_iter().map(known);
-    let of = |namespace: &Namespace| {
-        let settings = read.next().flatten();
-        Netns::new(namespace.inode, settings.as_ref())
-    };
+    let of = |namespace: &Namespace| (namespace.inode, read.next().flatten());
     namespaces.iter().map(of).collect()
 }
 
 /// Those of the namespace that this thread is in.
-pub fn current() -> Netns {
-    Netns::new(inode_of_thread(), known(of_thread()).as_ref())
+pub fn current() -> (u32, Option<Settings>) {
+    (inode_of_thread(), known(of_thread()))
 }
 
 fn known(read: io::Result<Settings>) -> Option<Settings> {
@@ -98,9 +92,10 @@ mod tests {
         std::thread::spawn(change).join().unwrap();
         let settings = settings(&all().unwrap());
         assert_eq!(settings[0], current());
-        let there = settings.iter().find(|each| each.netns == inode).unwrap();
-        assert_eq!((there.range, there.reserved), (Some([2000, 2015]), Some(3)));
-        assert_eq!((there.timestamps, there.tw_reuse), (Some(false), Some(1)));
+        let there = settings.into_iter().find(|(each, _)| *each == inode);
+        let there = there.unwrap().1.unwrap();
+        assert_eq!((there.range, there.reserved.len()), ((2000, 2015), 3));
+        assert_eq!((there.timestamps, there.tw_reuse), (false, 1));
         drop(leave);
         thread.join().unwrap();
     }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{Namespace, all, host, in_each, settings, walk::OWN};
-use crate::{diagnosis::case::Host, pool::Settings};
+use crate::{
+    diagnosis::{case::Host, surroundings::Surroundings},
+    pool::Settings,
+};
 
 /// What can't be read is not tried again sooner.
 const RETRY: Duration = Duration::from_millis(100);
@@ -57,6 +60,25 @@ struct Known {
 struct Look {
     settings: Settings,
     host: Host,
+}
+
+/// What is asked of the host for one explanation is one reading.
+const HOST_AGE: Duration = Duration::from_secs(1);
+
+impl Surroundings for Watch {
+    fn settings(
+        &mut self,
+        netns: u32,
+        pid: Option<u32>,
+        now: u64,
+        max_age: Duration,
+    ) -> Option<Settings> {
+        Self::settings(self, netns, pid, now, max_age).cloned()
+    }
+
+    fn host(&mut self, netns: u32, pid: Option<u32>, now: u64) -> Host {
+        Self::host(self, netns, pid, now, HOST_AGE)
+    }
 }
 
 impl Look {
