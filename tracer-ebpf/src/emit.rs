@@ -2,8 +2,8 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{
-    Counters, EADDRNOTAVAIL, Event, KIND_PORT, KIND_STATE, OWNER_CONNECT, ROLE_CLIENT,
-    ROLE_LISTENER, Socket, Task, tcp,
+    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, KIND_BIND_FAILED, KIND_PORT, KIND_STATE,
+    OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, Socket, Task, tcp,
 };
 
 use crate::{
@@ -125,6 +125,23 @@ pub(crate) fn failure<R: Reader>(event: &mut Event, sock: Sock<R>, kind: u16, ta
         event.owner = OWNER_CONNECT;
     }
     event.task = task;
+}
+
+/// Fills a zeroed record with a call of `task` that got no port for `sock`.
+#[inline(always)]
+pub(crate) fn bind_failure<R: Reader>(
+    event: &mut Event,
+    sock: Sock<R>,
+    listens: bool,
+    task: &Task,
+) {
+    describe(event, sock);
+    event.kind = KIND_BIND_FAILED;
+    event.errno = EADDRINUSE;
+    event.new = if listens { tcp::LISTEN } else { tcp::CLOSE };
+    event.owner = OWNER_BIND;
+    words::copy(task, &mut event.task);
+    range(event, sock);
 }
 
 /// Notes the range that the socket's owner has set for its port.

@@ -150,21 +150,25 @@ fn get_port_fexit(ctx: FExitContext) -> i32 {
     let result: i32 = ctx.arg(2);
     if result == 0 {
         port::bound(Sock::new(Typed, ctx.arg(0)));
+    } else if port::is_refusal(result) {
+        port::refused(Sock::new(Typed, ctx.arg(0)), ctx.arg::<u64>(1) as u16);
     }
     0
 }
 
 #[kprobe]
 fn get_port_kprobe(ctx: ProbeContext) -> u32 {
-    entered(GET_PORT, argument(&ctx, 0), 0)
+    entered(GET_PORT, argument(&ctx, 0), argument(&ctx, 1))
 }
 
 #[kretprobe]
 fn get_port_kretprobe(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = left(GET_PORT)
-        && ctx.ret::<i32>() == 0
-    {
-        port::bound(Sock::new(Probe, call.target as *const u8));
+    let Some(call) = left(GET_PORT) else { return 0 };
+    let result: i32 = ctx.ret();
+    if result == 0 {
+        port::bound(port::tcp_socket(call.target));
+    } else if port::is_refusal(result) {
+        port::refused(port::tcp_socket(call.target), call.address as u16);
     }
     0
 }
@@ -353,16 +357,22 @@ fn exit_call(ctx: TracePointContext) -> u32 {
     0
 }
 
-// bind(int fd, struct sockaddr *umyaddr, int addrlen), listen(int fd, int backlog)
+// bind(int fd, struct sockaddr *umyaddr, int addrlen)
 #[tracepoint]
 fn enter_bind(ctx: TracePointContext) -> u32 {
+    entered(BIND, field(&ctx, 16), field(&ctx, 24))
+}
+
+// listen(int fd, int backlog)
+#[tracepoint]
+fn enter_listen(ctx: TracePointContext) -> u32 {
     entered(BIND, field(&ctx, 16), 0)
 }
 
 #[tracepoint]
 fn exit_bind(ctx: TracePointContext) -> u32 {
     if let Some(call) = left(BIND) {
-        syscall::bound(call.target, field(&ctx, 16));
+        syscall::bound(call.target, call.address, field(&ctx, 16));
     }
     0
 }
@@ -377,6 +387,15 @@ fn exit_accept(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 fn io_uring_complete_well(ctx: TracePointContext) -> u32 {
     syscall::completed_well(
+        field(&ctx, COMPLETE_REQ.load()),
+        field(&ctx, COMPLETE_RES.load()),
+    );
+    0
+}
+
+#[tracepoint]
+fn io_uring_complete_refused(ctx: TracePointContext) -> u32 {
+    syscall::completed_refused(
         field(&ctx, COMPLETE_REQ.load()),
         field(&ctx, COMPLETE_RES.load()),
     );

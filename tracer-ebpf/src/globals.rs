@@ -84,6 +84,8 @@ globals! {
     SOCKET_SK: u32 = 0;
     IO_KIOCB_FILE: u32 = 0;
     IO_KIOCB_OPCODE: u32 = 0;
+    IO_KIOCB_ASYNC_DATA: u32 = 0;
+    IO_ASYNC_MSGHDR_ADDR: u32 = 0;
 
     /// Fields of the record of tracepoint io_uring:io_uring_complete, from its `format`.
     COMPLETE_REQ: u32 = 0;

@@ -37,6 +37,10 @@ pub const KIND_SOCKET: u16 = 9;
 /// `Event::kind`, in a dump: `task` has a descriptor of the socket.
 pub const KIND_HOLDER: u16 = 10;
 
+/// `Event::kind`: `bind()`, or `listen()` without it, failed with `EADDRINUSE`: `tuple.local_port` is the port that was
+/// asked for, 0: any; with `new` LISTEN it was `listen()`.
+pub const KIND_BIND_FAILED: u16 = 12;
+
 /// `Event::facts`: the connection uses TCP timestamps, so that its timewait socket may be reused.
 pub const FACT_TIMESTAMPS: u32 = 1;
 /// `Event::facts`, in a dump: somebody has bound the port (`inet_bind_bucket`), and no `connect()` chooses it.
@@ -86,6 +90,7 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const IPPROTO_TCP: u16 = 6;
 pub const EADDRNOTAVAIL: i32 = 99;
+pub const EADDRINUSE: i32 = 98;
 
 /// A 4-tuple. Aligned, so that the kernel side fills an address with two stores.
 #[repr(C, align(8))]

@@ -46,6 +46,6 @@ pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16
 pub(crate) struct Call {
     /// A `struct sock` (kernel functions) or a file descriptor (system calls).
     pub(crate) target: u64,
-    /// The `struct sockaddr` passed; 0 where there is none.
+    /// The `struct sockaddr` passed, or another argument; 0 where there is none.
     pub(crate) address: u64,
 }

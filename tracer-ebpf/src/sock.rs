@@ -382,9 +382,8 @@ impl TimeWait<Probe> {
         let bucket: u64 = self.field(TIMEWAIT_BIND_BUCKET.load());
         let place = TIMEWAIT_CONNECT_BIND.load();
         let byte: u8 = self.field(place / 8);
-        u32::from(stamp != 0) * FACT_TIMESTAMPS
-            | mode(bucket, self.local_port())
-            | connect_bind(byte >> (place % 8) & 1)
+        let timestamps = u32::from(stamp != 0) * FACT_TIMESTAMPS;
+        timestamps | mode(bucket, self.local_port()) | connect_bind(byte >> (place % 8) & 1)
     }
 
     /// The function that its timer calls, the same for every timewait socket.

@@ -203,7 +203,7 @@ fn rows(count: u64) -> Vec<Row> {
         tuple: tuple(number),
         held: None,
         state: State::Established,
-        timewait: None,
+        due: None,
         holder: None,
     };
     let holder = |number| Row {

@@ -65,7 +65,8 @@ impl Row {
             tuple: tuple(&raw.tuple)?,
             held: nonzero(raw.tuple.held),
             state: state(raw.new)?,
-            timewait: nonzero(raw.timewait).map(|_| raw.sent.saturating_mul(jiffy)),
+            due: nonzero(raw.timewait)
+                .map(|_| raw.ts.saturating_add(raw.sent.saturating_mul(jiffy))),
             holder: (raw.kind == abi::KIND_HOLDER).then(|| task(&raw.task)),
             timestamps: has(&raw, abi::FACT_TIMESTAMPS),
             mode: mode(&raw),
@@ -118,6 +119,10 @@ fn kind(raw: &abi::Event) -> Result<Kind, DecodeError> {
         abi::KIND_PORTS_EXHAUSTED => failed(Reason::PortsExhausted),
         abi::KIND_TUPLE_IN_USE => failed(Reason::TupleInUse),
         abi::KIND_NO_SOURCE_ADDRESS => failed(Reason::NoSourceAddress),
+        abi::KIND_BIND_FAILED => Kind::BindFailed {
+            errno: raw.errno,
+            listens: raw.new == abi::tcp::LISTEN,
+        },
         abi::KIND_BOUND => Kind::Bound,
         abi::KIND_PORT => Kind::Port,
         abi::KIND_RELEASED => Kind::Released,
@@ -350,6 +355,29 @@ mod tests {
     }
 
     #[test]
+    fn a_bind_that_fails_names_what_it_asked_for() {
+        let mut event = abi::Event {
+            kind: abi::KIND_BIND_FAILED,
+            errno: abi::EADDRINUSE,
+            old: 0,
+            new: abi::tcp::CLOSE,
+            owner: abi::OWNER_BIND,
+            ..sample()
+        };
+        event.tuple.local_port = 80;
+        let decoded = Event::decode(&bytes(&event)).unwrap();
+        let failed = |listens| Kind::BindFailed { errno: 98, listens };
+        assert_eq!(decoded.kind, failed(false));
+        assert_eq!(decoded.tuple.local.port, Some(80));
+        assert_eq!(
+            (decoded.owner, decoded.task.unwrap().pid),
+            (Owner::Bind, 812)
+        );
+        event.new = abi::tcp::LISTEN;
+        assert_eq!(Event::decode(&bytes(&event)).unwrap().kind, failed(true));
+    }
+
+    #[test]
     fn facts_are_bits() {
         let event = abi::Event {
             facts: abi::FACT_TIMESTAMPS,
@@ -396,7 +424,7 @@ mod tests {
         );
         let row = Row::decode(&row, 4_000_000).unwrap();
         assert_eq!((row.state, row.holder), (State::TimeWait, None));
-        assert_eq!(row.timewait, Some(40_000_000));
+        assert_eq!(row.due, Some(sample().ts + 40_000_000));
         let event = bytes(&sample());
         let refused = Row::decode(&event, 4_000_000);
         assert_eq!(refused, Err(DecodeError::Kind(abi::KIND_STATE)));

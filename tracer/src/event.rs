@@ -81,8 +81,8 @@ pub struct Row {
     pub tuple: Tuple,
     pub held: Option<u16>,
     pub state: State,
-    /// Of a timewait socket: nanoseconds until it is due; 0 when it is overdue.
-    pub timewait: Option<u64>,
+    /// Of a timewait socket: when it is due, `CLOCK_MONOTONIC`, nanoseconds; a time that has passed when it is overdue.
+    pub due: Option<u64>,
     /// Who has a descriptor of it.
     pub holder: Option<Task>,
     /// Of a timewait socket: the connection had TCP timestamps.

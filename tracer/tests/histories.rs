@@ -135,7 +135,7 @@ fn in_kernel(dump: &[Step]) -> Shown {
             if row.state == State::Close {
                 tuple.local.port = row.held;
             }
-            let shown = (row.state, row.timewait.is_some(), place(row.state, &tuple));
+            let shown = (row.state, row.due.is_some(), place(row.state, &tuple));
             (row.sock, shown)
         })
         .collect()
@@ -168,7 +168,7 @@ fn check_usage(ledger: &mut Ledger) {
 /// timewait socket went without a word.
 fn finished(history: &History) -> usize {
     let (first, between, end) = parts(history);
-    let waiting = rows(first).filter(|row| row.timewait.is_some());
+    let waiting = rows(first).filter(|row| row.due.is_some());
     let mut waiting: BTreeSet<u64> = waiting.map(|row| row.sock).collect();
     let mut count = 0;
     for event in events(between).chain(events(end)) {
@@ -245,7 +245,7 @@ fn owners_are_the_processes_of_the_history() {
             assert!(is_right, "{name}: {role:?} {comm:?}");
         }
         let old: BTreeSet<u64> = rows(first)
-            .filter(|row| row.timewait.is_some())
+            .filter(|row| row.due.is_some())
             .map(|row| row.sock)
             .collect();
         for socket in ledger.sockets() {

@@ -196,7 +196,7 @@ fn old_time_wait() -> Row {
         tuple: tuple(),
         held: Some(40123),
         state: State::TimeWait,
-        timewait: Some(40 * SECOND),
+        due: Some(41 * SECOND),
         holder: None,
     }
 }

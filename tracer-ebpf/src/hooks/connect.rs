@@ -11,9 +11,12 @@ use tracer_ebpf::{
 
 use crate::{
     emit::{self, Record},
-    hooks::syscall,
+    hooks::{
+        address::{self, Address},
+        syscall,
+    },
     maps::FAILED,
-    sock::{Common, Probe, Reader, Sock},
+    sock::{Common, Reader, Sock},
     task, words,
 };
 
@@ -140,15 +143,6 @@ fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
     let _ = FAILED.insert(sock.key(), event, 0);
 }
 
-/// Where the destination of an attempt can be read.
-#[derive(Clone, Copy)]
-pub(crate) enum Address {
-    Kernel(u64),
-    User(u64),
-    /// Only what the socket itself still holds.
-    Socket,
-}
-
 /// A call that connects returned EADDRNOTAVAIL. If the attempt got as far as looking for a port, it
 /// left its record in `FAILED`, unless the hooks on that were skipped; if not, the host has no source address
 /// for the destination (`ip6_dst_lookup_flow` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
@@ -169,7 +163,7 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
     if let Some(mut record) = Record::reserve() {
         emit::failure(record.event(), sock, kind_of_unseen(sock), task);
         emit::range(record.event(), sock);
-        destination(record.event(), address);
+        address::destination(record.event(), address);
         record.submit();
     }
 }
@@ -181,39 +175,4 @@ fn emit<R: Reader>(event: &Event, sock: Sock<R>) {
         emit::range(record.event(), sock);
         record.submit();
     }
-}
-
-/// `sockaddr_in` and `sockaddr_in6` (include/uapi/linux/in.h, in6.h): where the parts are.
-const PORT: u64 = 2;
-const IPV4: u64 = 4;
-const IPV6: u64 = 8;
-
-/// Writes the destination that was asked for: the socket's own fields are not set, or cleared again.
-#[inline(always)]
-fn destination(event: &mut Event, address: Address) {
-    let from = match address {
-        Address::Socket => return,
-        Address::Kernel(from) | Address::User(from) => from,
-    };
-    let user = matches!(address, Address::User(_));
-    event.tuple.peer_port = u16::from_be(read(user, from + PORT));
-    let to = event.tuple.peer.as_mut_ptr();
-    // SAFETY: `peer` is 16 bytes long and aligned to 8.
-    unsafe {
-        if event.tuple.family == AF_INET {
-            to.cast::<u32>().write(read(user, from + IPV4));
-        } else {
-            to.cast::<u64>().write(read(user, from + IPV6));
-            to.add(8).cast::<u64>().write(read(user, from + IPV6 + 8));
-        }
-    }
-}
-
-#[inline(always)]
-fn read<T: Copy + Default>(user: bool, from: u64) -> T {
-    if !user {
-        return Probe.read(from as *const u8, 0);
-    }
-    // SAFETY: the helper checks the address and fails on a bad one.
-    unsafe { aya_ebpf::helpers::bpf_probe_read_user(from as *const T) }.unwrap_or_default()
 }

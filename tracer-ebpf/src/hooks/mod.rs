@@ -1,5 +1,6 @@
 //! What each hook does, one file per topic; the entries only unpack arguments.
 
+pub(crate) mod address;
 pub(crate) mod connect;
 pub(crate) mod dump;
 pub(crate) mod nested;

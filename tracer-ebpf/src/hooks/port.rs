@@ -1,13 +1,14 @@
 //! Ports and connections that are taken other than by `connect()`: bind, listen, accept.
 
 use tracer_ebpf::{
-    AF_INET, AF_INET6, IPPROTO_TCP, KIND_ACCEPTED, KIND_BOUND, KIND_CLOSED_BY, KIND_RELEASED,
-    OWNER_ACCEPT, OWNER_BIND, OWNER_NONE, ROLE_SERVER, Socket, Task, tcp,
+    AF_INET, AF_INET6, EADDRINUSE, IPPROTO_TCP, KIND_ACCEPTED, KIND_BOUND, KIND_CLOSED_BY,
+    KIND_RELEASED, OWNER_ACCEPT, OWNER_BIND, OWNER_NONE, ROLE_SERVER, Socket, Task, tcp,
 };
 
 use crate::{
-    emit,
+    emit::{self, Record},
     globals::*,
+    hooks::address::{self, Address},
     sock::{Common, Probe, Reader, Sock},
     table, task, words,
 };
@@ -31,6 +32,40 @@ pub(crate) fn bound<R: Reader>(sock: Option<Sock<R>>) {
         && sock.held() != 0
     {
         emit::deed(sock, KIND_BOUND, OWNER_BIND, &task::current());
+    }
+}
+
+/// Whether `inet_csk_get_port` returned that it has no such port: 1 before 6.1.
+#[inline(always)]
+pub(crate) fn is_refusal(result: i32) -> bool {
+    result == 1 || result == -EADDRINUSE
+}
+
+/// The current task asked for `port`, or any with 0, and does not get it. The socket has its address until the call
+/// returns (`__inet_bind`, net/ipv4/af_inet.c), and is a listener already if `listen()` asks
+/// (`inet_csk_listen_start`, net/ipv4/inet_connection_sock.c).
+#[inline(always)]
+pub(crate) fn refused<R: Reader>(sock: Option<Sock<R>>, port: u16) {
+    let Some(sock) = sock else { return };
+    let task = task::current();
+    if let Some(mut record) = Record::reserve() {
+        let event = record.event();
+        emit::bind_failure(event, sock, sock.state() == tcp::LISTEN, &task);
+        event.tuple.local_port = port;
+        record.submit();
+    }
+}
+
+/// A call for `address` returned EADDRINUSE; one without was `listen()`, for the port that the socket has, or any.
+#[inline(always)]
+pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
+    let Some(sock) = sock else { return };
+    let task = task::current();
+    if let Some(mut record) = Record::reserve() {
+        let event = record.event();
+        emit::bind_failure(event, sock, matches!(address, Address::Socket), &task);
+        address::source(event, address);
+        record.submit();
     }
 }
 

@@ -2,14 +2,11 @@
 //! errno of a failed attempt, and who takes a port or a connection. Called for TCP and everything else; a call
 //! that connects is cheap until it fails with EADDRNOTAVAIL.
 
-use tracer_ebpf::{EADDRNOTAVAIL, Task};
+use tracer_ebpf::{AF_INET, AF_INET6, EADDRINUSE, EADDRNOTAVAIL, Task};
 
 use crate::{
     globals::*,
-    hooks::{
-        connect::{self, Address},
-        port,
-    },
+    hooks::{address::Address, connect, port},
     maps::{CALLS, Call},
     sock::{Probe, Reader},
     task,
@@ -102,13 +99,22 @@ fn attempt_failed(sk: u64, task: Task, address: Address) {
     }
 }
 
-/// The current thread leaves `bind()` or `listen()` on `fd`.
+/// The current thread leaves `bind()` to `address`, or `listen()`, which has none, on `fd`.
 #[inline(always)]
-pub(crate) fn bound(fd: u64, result: i64) {
+pub(crate) fn bound(fd: u64, address: u64, result: i64) {
     if result == 0 {
         port::bound(port::tcp_socket(task::sock_of_fd(fd as u32)));
     }
+    if result == IN_USE {
+        let address = match address {
+            0 => Address::Socket,
+            address => Address::User(address),
+        };
+        port::returned_refused(port::tcp_socket(task::sock_of_fd(fd as u32)), address);
+    }
 }
+
+const IN_USE: i64 = -(EADDRINUSE as i64);
 
 /// The current thread leaves `accept()` or `accept4()` with `result`, a descriptor or an error.
 #[inline(always)]
@@ -142,4 +148,44 @@ pub(crate) fn completed_well(request: u64, result: i32) {
         }
         _ => {}
     }
+}
+
+/// The kernel's copy of the address (`io_bind_prep`, io_uring/net.c), which is there until the request is freed, after
+/// its completion. It is in a `struct io_async_msghdr`, or, in newer kernels, alone: that begins with a pointer, this
+/// with an address family, which no aligned pointer ends like. 0 if it is neither.
+#[inline(always)]
+fn address_of_bind(request: *const u8) -> u64 {
+    let data: u64 = Probe.read(request, IO_KIOCB_ASYNC_DATA.load());
+    let inside = data + u64::from(IO_ASYNC_MSGHDR_ADDR.load());
+    if is_address(data) {
+        data
+    } else if is_address(inside) {
+        inside
+    } else {
+        0
+    }
+}
+
+#[inline(always)]
+fn is_address(at: u64) -> bool {
+    matches!(Probe.read(at as *const u8, 0), AF_INET | AF_INET6)
+}
+
+/// io_uring completed `request` with `result`: BIND and LISTEN that fail.
+#[inline(always)]
+pub(crate) fn completed_refused(request: u64, result: i32) {
+    if result != -EADDRINUSE || request == 0 || task::is_kernel_thread() {
+        return;
+    }
+    let request = request as *const u8;
+    let address = match Probe.read(request, IO_KIOCB_OPCODE.load()) {
+        LISTEN => Address::Socket,
+        BIND => match address_of_bind(request) {
+            0 => return,
+            found => Address::Kernel(found),
+        },
+        _ => return,
+    };
+    let file: u64 = Probe.read(request, IO_KIOCB_FILE.load());
+    port::returned_refused(port::tcp_socket(task::sock_of_file(file)), address);
 }

@@ -131,7 +131,7 @@ fn likely(bytes: &[u8]) -> Vec<u8> {
     // SAFETY: the length is that of a record, every field is an integer, and alignment is not assumed.
     let mut event: abi::Event = unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() };
     event.size = RECORD as u16;
-    event.kind = 1 + event.kind % 11;
+    event.kind = 1 + event.kind % 12;
     event.sock %= 8;
     event.timewait %= 8;
     event.cookie %= 8;

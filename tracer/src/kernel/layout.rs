@@ -165,6 +165,8 @@ const FIELDS: &[Field] = &[
     // Absent from a kernel without io_uring, which then has no such completions either.
     optional("IO_KIOCB_FILE", "io_kiocb", "file", 8),
     optional("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1),
+    optional("IO_KIOCB_ASYNC_DATA", "io_kiocb", "async_data", 8),
+    optional("IO_ASYNC_MSGHDR_ADDR", "io_async_msghdr", "addr", 128),
 ];
 
 /// A bit, so that programs get its place in bits (since 6.18).

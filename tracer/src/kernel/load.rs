@@ -247,6 +247,11 @@ impl Loader<'_> {
             (Capability::TimeWait, Backend::RawTracepoint) => {
                 covered.limits.push(TIMER_LIMIT.into());
             }
+            // Where the request is not named, io_uring can't bind either (since 6.11).
+            (Capability::Bind, Backend::Tracepoint) if facts.completions_have_requests() => {
+                let unseen = "bind and listen through io_uring that fail are not seen";
+                self.watch_io_uring(facts, plan::IO_URING_REFUSED, unseen, covered);
+            }
             (Capability::Accept, Backend::Tracepoint) => {
                 let unseen = "accept, bind and listen through io_uring are not seen";
                 self.watch_io_uring(facts, plan::IO_URING_DONE, unseen, covered);

@@ -188,6 +188,9 @@ pub const IO_URING_FAILED: Program = program("io_uring_complete", IO_URING);
 /// With those of binds and accepts.
 pub const IO_URING_DONE: Program = program("io_uring_complete_well", IO_URING);
 
+/// With the tracepoints of binds: those that fail.
+pub const IO_URING_REFUSED: Program = program("io_uring_complete_refused", IO_URING);
+
 /// Ways to see transitions.
 const TRANSITIONS: &[Candidate] = &[
     Candidate {
@@ -328,7 +331,7 @@ const BINDS: &[Candidate] = &[
             program("destroy_raw", Target::RawTracepoint(DESTROY)),
             program("enter_bind", syscall("sys_enter_bind")),
             program("exit_bind", syscall("sys_exit_bind")),
-            program("enter_bind", syscall("sys_enter_listen")),
+            program("enter_listen", syscall("sys_enter_listen")),
             program("exit_bind", syscall("sys_exit_listen")),
         ],
     },

@@ -7,7 +7,7 @@ use super::{
     owners::Id,
     place::{Address, Place, Sight},
 };
-use crate::event::{Event, Family, Mode, Owner, Role, Row, State, Task, Tuple};
+use crate::event::{Event, Family, Kind, Mode, Owner, Role, Row, State, Task, Tuple};
 
 /// A million of these are kept: every field is as small as it can be.
 #[derive(Clone, Debug)]
@@ -141,7 +141,20 @@ impl Entry {
     pub(super) fn of_event(event: &Event, state: State) -> Self {
         let mut entry = Self::new(event.sock, event.cookie, event.netns, &event.tuple, state);
         entry.play(event.role);
+        entry.connect(event);
         entry
+    }
+
+    /// `connect()` does not choose another port for a socket that has one.
+    fn connect(&mut self, event: &Event) {
+        let connects = Kind::State {
+            old: State::Close,
+            new: State::SynSent,
+            end: None,
+        };
+        if event.kind == connects {
+            self.marks.set(Marks::BINDER, event.held.is_some());
+        }
     }
 
     /// Who listens or is the child of one who does has a bound port.
@@ -153,10 +166,10 @@ impl Entry {
     }
 
     /// A socket that is older than the tracer, or whose beginning was lost.
-    pub(super) fn of_row(row: &Row, epoch: u32, due: Option<u64>) -> Self {
+    pub(super) fn of_row(row: &Row, epoch: u32) -> Self {
         let mut entry = Self {
-            is_timewait: row.timewait.is_some(),
-            due: due.into(),
+            is_timewait: row.due.is_some(),
+            due: row.due.into(),
             seen: epoch,
             made: epoch,
             ..Self::new(row.sock, row.cookie, row.netns, &row.tuple, row.state)
@@ -168,7 +181,7 @@ impl Entry {
 
     /// What the kernel itself says of the port and the connection.
     pub(super) fn believe(&mut self, row: &Row) {
-        if row.timewait.is_some() {
+        if row.due.is_some() {
             self.marks.set(Marks::TIMESTAMPS, row.timestamps);
         }
         let is_binder = match (row.connect_bind, row.mode) {
@@ -257,6 +270,7 @@ impl Entry {
     pub(super) fn adopt(&mut self, event: &Event) {
         self.learn(event.cookie, &event.tuple);
         self.play(event.role);
+        self.connect(event);
         self.made = 0;
     }
 

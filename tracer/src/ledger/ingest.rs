@@ -7,7 +7,7 @@ use super::{
     place::Sight,
     sockets::Slot,
 };
-use crate::event::{End, Event, Role, State};
+use crate::event::{End, Event, State};
 
 /// The content of [`crate::event::Kind::State`].
 #[derive(Clone, Copy)]
@@ -163,12 +163,6 @@ impl Ledger {
         let Change { old, new, end } = *change;
         if change.is_birth() {
             self.sockets[slot].opened = event.ts.into();
-            // `connect()` does not choose another port for a socket that has one.
-            if event.role != Some(Role::Server) {
-                let is_bound = event.held.is_some() || new == State::Listen;
-                self.sockets
-                    .update(slot, |entry| entry.marks.set(Marks::BINDER, is_bound));
-            }
         }
         self.set_owner_of(slot, event);
         if matches!(new, State::SynRecv | State::Established) {

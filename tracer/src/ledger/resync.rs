@@ -122,8 +122,8 @@ impl Ledger {
             }
             entry.enter(row.state);
             entry.believe(row);
-            if let Some(rest) = row.timewait {
-                entry.due = dump.began.saturating_add(rest).into();
+            if row.due.is_some() {
+                entry.due = row.due.into();
             }
         });
         self.supersede(rival, dump.began, take);
@@ -135,8 +135,7 @@ impl Ledger {
         if row.state == State::Close && row.held.is_none() {
             return None;
         }
-        let due = row.timewait.map(|rest| dump.began.saturating_add(rest));
-        let mut entry = Entry::of_row(row, self.epoch, due);
+        let mut entry = Entry::of_row(row, self.epoch);
         if let (State::Close, Some(port)) = (row.state, row.held) {
             entry.rest(port);
         }
@@ -193,7 +192,10 @@ impl Ledger {
 
     /// Concludes roles and owners from who listens where; returns how many got an owner.
     pub(super) fn infer(&mut self) -> u64 {
-        let served = |entry: &Entry| entry.role.is_none() && self.shares_port(entry);
+        let served = |entry: &Entry| {
+            let is_asking = entry.state == State::SynSent;
+            entry.role.is_none() && !is_asking && self.shares_port(entry)
+        };
         for slot in self.slots(served) {
             self.sockets
                 .update(slot, |entry| entry.play(Some(Role::Server)));
@@ -216,7 +218,7 @@ impl Ledger {
 /// Whether the row is of the entry's connection, listener or holder, perhaps in a later state. In doubt it
 /// is not: an owner must not pass to another socket at the same address, nor to who used it next.
 fn goes_on(entry: &Entry, row: &Row) -> bool {
-    let (new, sight) = (Entry::of_row(row, 0, None), Sight::of_row(row));
+    let (new, sight) = (Entry::of_row(row, 0), Sight::of_row(row));
     let is_same_kind =
         entry.is_timewait == new.is_timewait && entry.is_connection() == new.is_connection();
     let is_same = match row.state {

@@ -232,7 +232,7 @@ fn row(sock: u64, state: State) -> Row {
         tuple: tuple(4000),
         held: None,
         state,
-        timewait: None,
+        due: None,
         holder: None,
     }
 }
@@ -633,7 +633,7 @@ fn a_dump_adds_corrects_and_removes() {
     tester.row(&server).row(&held_by(listener, 3));
     let mut timewait = row(4, State::TimeWait);
     timewait.tuple = tuple(4444);
-    timewait.timewait = Some(50);
+    timewait.due = Some(150);
     tester.row(&timewait);
     let found = tester.end_resync(110);
     let expected = Resynced {

@@ -186,7 +186,7 @@ impl Writer {
             self.who(row.sock, row.cookie, &row.tuple),
             row.held,
             row.state,
-            row.timewait,
+            row.due,
             self.task(row.holder.as_ref()),
             (row.timestamps, row.mode, row.connect_bind),
         )
@@ -260,7 +260,7 @@ impl EventLine {
 
 impl RowLine {
     fn row(self, tasks: &[Task]) -> Row {
-        let Self(who, held, state, timewait, holder, (timestamps, mode, connect_bind)) = self;
+        let Self(who, held, state, due, holder, (timestamps, mode, connect_bind)) = self;
         Row {
             sock: who.0,
             cookie: who.1,
@@ -268,7 +268,7 @@ impl RowLine {
             tuple: who.tuple(),
             held,
             state,
-            timewait,
+            due,
             holder: holder.map(|number| tasks[number].clone()),
             timestamps,
             mode,
