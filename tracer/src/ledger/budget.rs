@@ -76,6 +76,8 @@ pub struct Explained<'a> {
     pub bound_connections: u32,
     /// Of `budget.bound`: ports of listeners, in order, and who listens.
     pub listeners: Vec<(u16, Option<&'a Task>)>,
+    /// Listeners from port 1024 on that are outside the range of the namespace, in order.
+    pub listeners_outside: Vec<(u16, Option<&'a Task>)>,
     /// TIME_WAIT of accepted connections in the namespace.
     pub serving_time_wait: u64,
     /// Ports in TIME_WAIT (of `budget.in_use`) by the whole seconds until it ends, or they can be reused; the last is
@@ -362,42 +364,50 @@ impl Ledger {
                 explained.releases[second.min(RELEASES - 1)] += 1;
             }
         }
-        let bound = self.bound_at(query, &found.bound, &mut explained.serving_time_wait);
-        for (port, slot) in bound {
+        let around = self.look_around(query, &found.bound);
+        for (port, slot) in around.bound {
             let entry = &self.sockets[slot];
             accounts.add(entry);
             if entry.state == State::Listen {
-                let task = entry.process.and_then(|id| self.owners.get(id));
-                explained.listeners.push((port, task));
+                explained.listeners.push((port, self.task_at(slot)));
             } else if entry.is_connection() {
                 explained.bound_connections += 1;
             }
         }
+        let outside = around.outside.into_iter();
+        let outside = outside.map(|(port, slot)| (port, self.task_at(slot)));
+        explained.listeners_outside = outside.collect();
+        explained.serving_time_wait = around.serving_time_wait;
         explained.holders = self.holders(accounts);
         explained
     }
 
-    /// Of each of these ports who is to be named for it, in one look at every socket of the namespace.
-    fn bound_at(
-        &self,
-        query: &Query,
-        ports: &PortSet,
-        serving_time_wait: &mut u64,
-    ) -> BTreeMap<u16, Slot> {
-        let mut bound: BTreeMap<u16, Slot> = BTreeMap::new();
+    fn task_at(&self, slot: Slot) -> Option<&Task> {
+        let process = self.sockets[slot].process;
+        process.and_then(|id| self.owners.get(id))
+    }
+
+    /// Looks once at every socket of the namespace; `ports` are those that are bound.
+    fn look_around(&self, query: &Query, ports: &PortSet) -> Around {
+        let mut around = Around::default();
+        let (low, high) = query.settings.range;
         for (slot, entry) in self.sockets.iter() {
+            let port = entry.local.port;
             if entry.netns != query.netns {
                 continue;
             }
-            *serving_time_wait += u64::from(entry.is_timewait && self.serves(entry));
-            if ports.contains(entry.local.port) {
-                let first = bound.entry(entry.local.port).or_insert(slot);
+            around.serving_time_wait += u64::from(entry.is_timewait && self.serves(entry));
+            if ports.contains(port) {
+                let first = around.bound.entry(port).or_insert(slot);
                 if entry.rank() < self.sockets[*first].rank() {
                     *first = slot;
                 }
             }
+            if entry.state == State::Listen && port >= 1024 && !(low..=high).contains(&port) {
+                around.outside.insert(port, slot);
+            }
         }
-        bound
+        around
     }
 
     fn holders(&self, accounts: Accounts) -> Vec<Holder<'_>> {
@@ -421,6 +431,16 @@ impl Ledger {
     pub fn traffic_of(&self, query: &Query) -> Option<&super::Traffic> {
         self.traffic(&query.way(query.peer?))
     }
+}
+
+/// What is found without looking for a port.
+#[derive(Default)]
+struct Around {
+    /// Of each port that is bound, who is to be named for it.
+    bound: BTreeMap<u16, Slot>,
+    /// See [`Explained::listeners_outside`].
+    outside: BTreeMap<u16, Slot>,
+    serving_time_wait: u64,
 }
 
 #[derive(Default)]

@@ -9,7 +9,7 @@ use crate::{
         case::{Case, Trouble},
         failures::{Attempt, Call, GATHERING, Gathered, Verdict},
     },
-    event::{Event, Kind, Reason},
+    event::{Event, Kind, Reason, Task},
     ledger::{Explained, Query, Way},
     pool::Settings,
     record::{KnownSocket, Shortage, Told},
@@ -81,15 +81,15 @@ impl Stream {
             peer: event.tuple.peer,
             local_port: event.tuple.local.port,
             held_by: holder.clone(),
-            listeners_outside: Vec::new(),
-            listening_outside: 0,
+            listeners_outside: named(&explained.listeners_outside),
+            listening_outside: explained.listeners_outside.len() as u32,
             settings: query.settings,
             budget: explained.budget,
             holders: &explained.holders,
             socket_range: event.socket_range,
             peer_is_local: self.ledger.is_local(&way),
             bound_connections: explained.bound_connections,
-            listeners: listeners(&explained),
+            listeners: named(&explained.listeners),
             listening: explained.listeners.len() as u32,
             serving_time_wait: explained.serving_time_wait,
             open_rate: self.pressure.open_rate(&way),
@@ -155,8 +155,9 @@ fn trouble(attempt: &Attempt) -> Trouble {
     }
 }
 
-pub(super) fn listeners(explained: &Explained) -> Vec<(u16, String)> {
-    let listeners = explained.listeners.iter().take(NAMED);
+/// The first listeners by the names of their processes.
+pub(super) fn named(listeners: &[(u16, Option<&Task>)]) -> Vec<(u16, String)> {
+    let listeners = listeners.iter().take(NAMED);
     let name = |comm: &[u8]| String::from_utf8_lossy(comm).into_owned();
     listeners
         .map(|(port, task)| {

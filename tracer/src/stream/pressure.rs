@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Stream, failures::listeners};
+use super::{Stream, failures::named};
 use crate::{
     diagnosis::{
         advice::advice,
@@ -109,15 +109,15 @@ impl Stream {
             peer: query.peer.unwrap_or(NOWHERE),
             local_port: None,
             held_by: None,
-            listeners_outside: Vec::new(),
-            listening_outside: 0,
+            listeners_outside: named(&explained.listeners_outside),
+            listening_outside: explained.listeners_outside.len() as u32,
             settings: query.settings,
             budget: explained.budget,
             holders: &explained.holders,
             socket_range: None,
             peer_is_local: way.is_some_and(|way| self.ledger.is_local(way)),
             bound_connections: explained.bound_connections,
-            listeners: listeners(&explained),
+            listeners: named(&explained.listeners),
             listening: explained.listeners.len() as u32,
             serving_time_wait: explained.serving_time_wait,
             open_rate: rates.as_ref().map(|rates| rates.opened),
