@@ -67,8 +67,9 @@ fn reuse_connections(case: &Case<'_>) -> Option<Advice> {
     );
     if let Some(rate) = case.open_rate {
         why += &format!(
-            "; {rate:.0} are opened per second, and the range bears about {lasts:.0} short ones \
-             per second to one destination"
+            "; {} are opened per second, and the range bears about {} short ones per second to one destination",
+            few(rate),
+            few(lasts),
         );
     }
     Some(new(
@@ -265,4 +266,13 @@ fn bind_address_no_port(case: &Case<'_>) -> Option<Advice> {
          IP_BIND_ADDRESS_NO_PORT /* 24 */, &one, sizeof one)`: the port is chosen in `connect()`, \
          and shared between destinations. Without need for a certain address: no `bind()` at all",
     ))
+}
+
+/// A rate: a few per second are not told from none by whole numbers.
+fn few(rate: f64) -> String {
+    if rate < 9.95 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
 }

@@ -167,7 +167,7 @@ pub(super) fn listener_in_range(case: &Case<'_>) -> Option<Advice> {
     Some(new(
         "listener_in_range",
         format!(
-            "{} of the range have a listener, which closes them to every destination: {}",
+            "{} of the range taken by listeners, which close them to every destination: {}",
             ports(case.listening),
             names(&case.listeners, case.listening),
         ),
