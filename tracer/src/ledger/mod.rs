@@ -3,6 +3,7 @@
 //! Pure: no I/O, and time is an argument (`CLOCK_MONOTONIC`, nanoseconds). Live streams, replays and tests use
 //! the same one.
 
+mod budget;
 mod claims;
 mod end;
 mod entry;
@@ -25,6 +26,8 @@ use self::{
     end::Ending, entry::Entry, ingest::Change, owners::Owners, resync::Dump, sockets::Sockets,
     usage::Counters,
 };
+pub use budget::{Budget, Holder, Query};
+
 use crate::event::{Event, Kind, Owner, Role, Row, State, Task, Tuple};
 
 /// What an event or a dump means, for those who tell it.

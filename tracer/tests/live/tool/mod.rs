@@ -1,10 +1,13 @@
 //! The program itself: how it starts, ends, and what it says when it cannot.
 
+pub(crate) mod budget;
+mod failures;
 mod healing;
 mod instances;
 mod latency;
 mod limits;
 mod older;
+mod pressure;
 mod refusals;
 mod yardstick;
 
@@ -22,6 +25,9 @@ const fn test(name: &'static str, run: fn() -> Result<()>) -> Test {
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
     [
         yardstick::ALL,
+        budget::ALL,
+        failures::ALL,
+        pressure::ALL,
         refusals::ALL,
         instances::ALL,
         limits::ALL,

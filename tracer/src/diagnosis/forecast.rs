@@ -1,0 +1,1 @@
+//! When a destination runs out of ports.
