@@ -7,6 +7,7 @@ use tracer_ebpf::{
 };
 
 use crate::{
+    globals::INET_SOCK_PORT_RANGE,
     hooks::timewait::Successor,
     maps::{COUNTERS, EVENTS},
     sock::{Common, Reader, Sock, TimeWait},
@@ -47,6 +48,7 @@ pub(crate) fn end<R: Reader>(
         event.new = successor.substate as u8;
         // Its port, if it is its own, is told of with the transition to CLOSE.
         event.tuple.held = 0;
+        event.facts = sock.timestamps();
     }
     event.errno = sock.err();
     event.sent = sock.bytes_sent();
@@ -123,6 +125,15 @@ pub(crate) fn failure<R: Reader>(event: &mut Event, sock: Sock<R>, kind: u16, ta
         event.owner = OWNER_CONNECT;
     }
     event.task = task;
+}
+
+/// Notes the range that the socket's owner has set for its port.
+#[inline(always)]
+pub(crate) fn range<R: Reader>(event: &mut Event, sock: Sock<R>) {
+    if INET_SOCK_PORT_RANGE.load() != 0 {
+        event.range_low = sock.range_end(0);
+        event.range_high = sock.range_end(1);
+    }
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use core::mem::{offset_of, size_of};
 
 /// Changes with every change of this file that old user space would misread. The object carries it
 /// as the global `ABI`, and the loader compares.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// `Event::kind`: a TCP state transition.
 pub const KIND_STATE: u16 = 1;
@@ -36,6 +36,18 @@ pub const KIND_PORT: u16 = 11;
 pub const KIND_SOCKET: u16 = 9;
 /// `Event::kind`, in a dump: `task` has a descriptor of the socket.
 pub const KIND_HOLDER: u16 = 10;
+
+/// `Event::facts`: the connection uses TCP timestamps, so that its timewait socket may be reused.
+pub const FACT_TIMESTAMPS: u32 = 1;
+/// `Event::facts`, in a dump: somebody has bound the port (`inet_bind_bucket`), and no `connect()` chooses it.
+pub const FACT_BIND_MODE: u32 = 2;
+/// `Event::facts`, in a dump: only `connect()` has chosen the port. With neither of both it has none, or it is not
+/// known.
+pub const FACT_CONNECT_MODE: u32 = 4;
+/// `Event::facts`, in a dump: `connect()` chose the socket's port (SOCK_CONNECT_BIND, since 6.18).
+pub const FACT_CONNECT_BIND: u32 = 8;
+/// `Event::facts`, in a dump: this kernel has no SOCK_CONNECT_BIND.
+pub const FACT_NO_CONNECT_BIND: u32 = 16;
 
 /// `Event::role`: not known, the socket is older than the tracer.
 pub const ROLE_UNKNOWN: u8 = 0;
@@ -148,6 +160,11 @@ pub struct Event {
     /// Of a transition to CLOSE or to a timewait socket: bytes of payload received in order.
     pub received: u64,
     pub task: Task,
+    /// Bits, `FACT_*`: in a dump, and with the transition to a timewait socket; else 0.
+    pub facts: u32,
+    /// Of a failed attempt to get a port: IP_LOCAL_PORT_RANGE of the socket, both ends inclusive; 0: no such end.
+    pub range_low: u16,
+    pub range_high: u16,
 }
 
 /// What the kernel side remembers of a socket between its events.
@@ -194,10 +211,11 @@ pub struct Counters {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Task>() == 48);
-    assert!(size_of::<Event>() == 152);
+    assert!(size_of::<Event>() == 160);
     assert!(offset_of!(Event, tuple) == 32);
     assert!(offset_of!(Event, netns) == 72);
     assert!(offset_of!(Event, task) == 104);
+    assert!(offset_of!(Event, facts) == 152);
     assert!(size_of::<Socket>() == 80);
     assert!(size_of::<Counters>() == 48);
 };

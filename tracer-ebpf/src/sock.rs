@@ -5,7 +5,10 @@ use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
 };
-use tracer_ebpf::{AF_INET, AF_INET6, Tuple};
+use tracer_ebpf::{
+    AF_INET, AF_INET6, FACT_BIND_MODE, FACT_CONNECT_BIND, FACT_CONNECT_MODE, FACT_NO_CONNECT_BIND,
+    FACT_TIMESTAMPS, Tuple, tcp,
+};
 
 use crate::globals::*;
 
@@ -228,6 +231,21 @@ impl<R: Reader> Sock<R> {
         self.reader.read(self.tcp, TCP_SOCK_LINGER2.load())
     }
 
+    /// FACT_TIMESTAMPS, or 0. `tcp_sock.rx_opt.ts_recent_stamp`: when the peer's timestamp was last taken down, 0 if it
+    /// sends none. A listener has something else there (`tcp_synq_overflow`, include/net/tcp.h).
+    #[inline(always)]
+    pub(crate) fn timestamps(self) -> u32 {
+        let stamp: u32 = self.reader.read(self.tcp, TCP_SOCK_TS_RECENT_STAMP.load());
+        u32::from(stamp != 0) * FACT_TIMESTAMPS
+    }
+
+    /// `inet_sock.local_port_range`: 0 the lower end, 1 the upper one. Two members, or, since 6.8, the halves of one.
+    #[inline(always)]
+    pub(crate) fn range_end(self, end: u32) -> u16 {
+        self.reader
+            .read(self.tcp, INET_SOCK_PORT_RANGE.load() + 2 * end)
+    }
+
     /// Bytes of payload sent, not counting what was sent again (`bytes_sent` and `bytes_retrans`, since 4.19).
     #[inline(always)]
     pub(crate) fn bytes_sent(self) -> u64 {
@@ -252,6 +270,51 @@ impl<R: Reader> Sock<R> {
 /// `enum sock_flags`: orphaned; the peer has sent its FIN.
 pub(crate) const SOCK_DEAD: u64 = 1 << 0;
 pub(crate) const SOCK_DONE: u64 = 1 << 1;
+
+/// `sk_userlocks`: `connect()` chose the port (include/net/sock.h, since 6.18).
+const SOCK_CONNECT_BIND: u8 = 0x10;
+
+impl Sock<Probe> {
+    /// `Event::facts` of a socket in a dump.
+    #[inline(always)]
+    pub(crate) fn facts(self) -> u32 {
+        let bucket: u64 = self.field(CONNECTION_SOCK_BIND_HASH.load());
+        let locks: u8 = self.field(SOCK_USERLOCKS.load());
+        let timestamps = if self.state() == tcp::LISTEN {
+            0
+        } else {
+            self.timestamps()
+        };
+        timestamps | mode(bucket, self.local_port()) | connect_bind(locks & SOCK_CONNECT_BIND)
+    }
+}
+
+/// What the kernel keeps of a port, `struct inet_bind_bucket`. It may be gone meanwhile, and the memory another
+/// port's. Both members are negative as long as only `connect()` chooses it (`__inet_hash_connect`).
+#[inline(always)]
+fn mode(bucket: u64, port: u16) -> u32 {
+    let bucket = bucket as *const u8;
+    if bucket.is_null() || Probe.read::<u16>(bucket, BIND_BUCKET_PORT.load()) != port {
+        return 0;
+    }
+    let reuse: i8 = Probe.read(bucket, BIND_BUCKET_FASTREUSE.load());
+    let reuse_port: i8 = Probe.read(bucket, BIND_BUCKET_FASTREUSEPORT.load());
+    if reuse & reuse_port < 0 {
+        FACT_CONNECT_MODE
+    } else {
+        FACT_BIND_MODE
+    }
+}
+
+/// Where the kernel has a bit for it.
+#[inline(always)]
+fn connect_bind(bit: u8) -> u32 {
+    if TIMEWAIT_CONNECT_BIND.load() == 0 {
+        FACT_NO_CONNECT_BIND
+    } else {
+        u32::from(bit != 0) * FACT_CONNECT_BIND
+    }
+}
 
 impl<R: Reader> Common for Sock<R> {
     type Reader = R;
@@ -310,6 +373,18 @@ impl TimeWait<Probe> {
     #[inline(always)]
     pub(crate) fn expires(self) -> u64 {
         self.field(TIMEWAIT_TIMER.load() + TIMER_EXPIRES.load())
+    }
+
+    /// `Event::facts` of a timewait socket in a dump.
+    #[inline(always)]
+    pub(crate) fn facts(self) -> u32 {
+        let stamp: u32 = self.field(TIMEWAIT_TS_RECENT_STAMP.load());
+        let bucket: u64 = self.field(TIMEWAIT_BIND_BUCKET.load());
+        let place = TIMEWAIT_CONNECT_BIND.load();
+        let byte: u8 = self.field(place / 8);
+        u32::from(stamp != 0) * FACT_TIMESTAMPS
+            | mode(bucket, self.local_port())
+            | connect_bind(byte >> (place % 8) & 1)
     }
 
     /// The function that its timer calls, the same for every timewait socket.

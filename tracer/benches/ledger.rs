@@ -84,6 +84,8 @@ fn event(number: u64, sock: u64, old: State, new: State, timewait: Option<u64>) 
         received: 100_000,
     });
     Event {
+        timestamps: true,
+        socket_range: None,
         ts: number,
         sock,
         cookie: Some(number),
@@ -192,6 +194,9 @@ fn ingesting(criterion: &mut Criterion) {
 
 fn rows(count: u64) -> Vec<Row> {
     let row = |number| Row {
+        timestamps: true,
+        mode: None,
+        connect_bind: None,
         sock: timewait_key(number),
         cookie: Some(number),
         netns: NETNS,

@@ -21,10 +21,35 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what this host allows: the hooks that work here, and why better ones do not.
+    /// Show what this host allows: the hooks that work here, and why better ones do not; the ports of each network
+    /// namespace.
     Check(Check),
+    /// Show once how many more connects will succeed, and who has the other ports.
+    ///
+    /// Without a port in `--to`: the destinations with the fewest free ports.
+    Budget(Budget),
     /// Print the JSON Schema of the lines.
     Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Budget {
+    /// The destination.
+    #[arg(long, value_name = "IP[:PORT]", value_parser = crate::commands::budget::parse_to)]
+    pub to: Option<crate::commands::budget::To>,
+
+    /// The source address; default: the one that the kernel would choose.
+    #[arg(long, value_name = "IP")]
+    pub from: Option<std::net::IpAddr>,
+
+    /// The network namespace: of a process, by its name in `ip netns list`, or by its inode number; default: our own
+    /// for a destination, else all.
+    #[arg(long, value_name = "PID|NAME|INODE")]
+    pub netns: Option<String>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +57,10 @@ pub struct Check {
     /// Check this kind of hooks only.
     #[arg(long, value_enum, value_name = "KIND")]
     pub backend: Option<Rung>,
+
+    /// Print one JSON object instead of a text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +77,20 @@ pub struct Trace {
     /// Size of the ring buffer in bytes, or with a suffix K or M; rounded up to a power of two.
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = crate::config::ring_size)]
     pub ring_size: u32,
+
+    /// A destination that has so many percent of its usable ports in use is under pressure: a `pressure` line says so.
+    #[arg(long, value_name = "PERCENT", default_value_t = 70,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub warn: u8,
+
+    /// So many percent are critical.
+    #[arg(long, value_name = "PERCENT", default_value_t = 90,
+          value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub critical: u8,
+
+    /// Count failures that an explained one stands for, instead of a line for each.
+    #[arg(long)]
+    pub coalesce_failures: bool,
 
     /// Every so many seconds, show who has how many ports.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,

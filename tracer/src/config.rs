@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{cli::Trace, kernel::load::Sizes, kernel::plan::Rung};
+use crate::{cli::Trace, diagnosis::pressure::Levels, kernel::load::Sizes, kernel::plan::Rung};
 
 /// The ring buffer's limits: one page, and what an `u32` power of two holds.
 const RING_MIN: u64 = 4096;
@@ -15,6 +15,8 @@ pub struct Config {
     pub sizes: Sizes,
     /// How often the usage of ports is shown.
     pub interval: Duration,
+    pub levels: Levels,
+    pub coalesces: bool,
 }
 
 impl From<Trace> for Config {
@@ -26,6 +28,11 @@ impl From<Trace> for Config {
                 sockets: trace.max_sockets,
             },
             interval: Duration::from_secs(trace.interval.into()),
+            levels: Levels {
+                warning: trace.warn.into(),
+                critical: trace.critical.into(),
+            },
+            coalesces: trace.coalesce_failures,
         }
     }
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 use tracer_ebpf as abi;
 
 use crate::event::{
-    Comm, End, Endpoint, Event, Family, Kind, Owner, Reason, Role, Row, State, Task, Tuple,
+    Comm, End, Endpoint, Event, Family, Kind, Mode, Owner, Reason, Role, Row, State, Task, Tuple,
 };
 
 /// Why a record was not understood.
@@ -44,6 +44,8 @@ impl Event {
             role: role(raw.role)?,
             owner,
             task: named.then(|| task(&raw.task)),
+            timestamps: has(&raw, abi::FACT_TIMESTAMPS),
+            socket_range: nonzero((raw.range_low, raw.range_high)),
             kind,
         })
     }
@@ -65,8 +67,23 @@ impl Row {
             state: state(raw.new)?,
             timewait: nonzero(raw.timewait).map(|_| raw.sent.saturating_mul(jiffy)),
             holder: (raw.kind == abi::KIND_HOLDER).then(|| task(&raw.task)),
+            timestamps: has(&raw, abi::FACT_TIMESTAMPS),
+            mode: mode(&raw),
+            connect_bind: (!has(&raw, abi::FACT_NO_CONNECT_BIND))
+                .then(|| has(&raw, abi::FACT_CONNECT_BIND)),
         })
     }
+}
+
+fn has(raw: &abi::Event, fact: u32) -> bool {
+    raw.facts & fact != 0
+}
+
+fn mode(raw: &abi::Event) -> Option<Mode> {
+    if has(raw, abi::FACT_CONNECT_MODE) {
+        return Some(Mode::Connect);
+    }
+    has(raw, abi::FACT_BIND_MODE).then_some(Mode::Bind)
 }
 
 /// The ABI has 0 for what is not there.
@@ -330,6 +347,37 @@ mod tests {
         };
         let end = end.unwrap();
         assert_eq!((end.timewait, end.sent, end.received), (Some(77), 3, 4));
+    }
+
+    #[test]
+    fn facts_are_bits() {
+        let event = abi::Event {
+            facts: abi::FACT_TIMESTAMPS,
+            range_high: 30_010,
+            ..sample()
+        };
+        let event = Event::decode(&bytes(&event)).unwrap();
+        assert!(event.timestamps);
+        assert_eq!(event.socket_range, Some((0, 30_010)));
+        let event = Event::decode(&bytes(&sample())).unwrap();
+        assert_eq!((event.timestamps, event.socket_range), (false, None));
+        let row = |facts| {
+            let row = abi::Event {
+                kind: abi::KIND_SOCKET,
+                facts,
+                ..sample()
+            };
+            let row = Row::decode(&bytes(&row), 1).unwrap();
+            (row.timestamps, row.mode, row.connect_bind)
+        };
+        assert_eq!(
+            row(abi::FACT_TIMESTAMPS | abi::FACT_NO_CONNECT_BIND),
+            (true, None, None)
+        );
+        let chosen = abi::FACT_CONNECT_MODE | abi::FACT_CONNECT_BIND;
+        assert_eq!(row(chosen), (false, Some(Mode::Connect), Some(true)));
+        let bound = (false, Some(Mode::Bind), Some(false));
+        assert_eq!(row(abi::FACT_BIND_MODE), bound);
     }
 
     #[test]

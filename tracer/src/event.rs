@@ -26,6 +26,10 @@ pub struct Event {
     /// The accountable task; `None` exactly with [`Owner::None`]. With [`Kind::ClosedBy`] the one that closed.
     pub task: Option<Task>,
     pub kind: Kind,
+    /// Of a transition to a timewait socket: the connection has TCP timestamps.
+    pub timestamps: bool,
+    /// Of a failure: IP_LOCAL_PORT_RANGE of the socket, first and last port.
+    pub socket_range: Option<(u16, u16)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,9 @@ pub enum Kind {
     },
     /// `connect()` failed with this (positive) errno.
     ConnectFailed { errno: i32, reason: Reason },
+    /// `bind()`, or `listen()` without it, failed with this (positive) errno: the local port is the one that was
+    /// asked for, none: any.
+    BindFailed { errno: i32, listens: bool },
     /// `bind()`, or `listen()` without it, gave the socket the port [`Event::held`].
     Bound,
     /// A socket that held a port of its own is destroyed, and the port is free.
@@ -78,6 +85,22 @@ pub struct Row {
     pub timewait: Option<u64>,
     /// Who has a descriptor of it.
     pub holder: Option<Task>,
+    /// Of a timewait socket: the connection had TCP timestamps.
+    pub timestamps: bool,
+    /// Whom its port is open to, by the kernel's own word; `None`: it has no port, or it is not known.
+    pub mode: Option<Mode>,
+    /// It got its port from `connect()`; `None` where the kernel does not tell (before 6.18).
+    pub connect_bind: Option<bool>,
+}
+
+/// Whom a port is open to that somebody has (`fastreuse` of its `struct inet_bind_bucket`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// To every other destination: `connect()` gave it out.
+    Connect,
+    /// To nobody: it was bound.
+    Bind,
 }
 
 /// A 4-tuple. IPv4-mapped IPv6 addresses have become IPv4; `family` tells what the socket is.
@@ -157,7 +180,7 @@ pub enum Owner {
     None,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Every port of the range is taken for this destination.

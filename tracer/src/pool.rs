@@ -74,6 +74,18 @@ pub struct Settings {
     pub max_tw_buckets: Option<u32>,
 }
 
+impl Settings {
+    /// The ports that `connect()` may choose: the range without the reserved ones.
+    pub fn usable(&self) -> PortSet {
+        let mut ports = PortSet::new();
+        let (low, high) = self.range;
+        (low..=high)
+            .filter(|port| !self.reserved.contains(*port))
+            .for_each(|port| ports.insert(port));
+        ports
+    }
+}
+
 /// What a new network namespace has.
 impl Default for Settings {
     fn default() -> Self {

@@ -43,9 +43,14 @@ fn text() -> String {
     for transition in given::transitions() {
         lines.effect(&transition);
     }
-    for (event, reason) in given::failures() {
+    for (event, told) in given::failures() {
         lines.count_event();
-        lines.connect_failed(&event, 99, reason);
+        lines.failure(&event, told);
+    }
+    let (before, now) = given::settings();
+    lines.settings(given::NETNS, &now, Some(&before), given::NOW);
+    for pressure in given::pressures() {
+        lines.pressure(&pressure, given::NOW);
     }
     for connection in given::connections() {
         lines.effect(&connection);
@@ -128,6 +133,10 @@ fn the_schema_refuses_what_is_no_record() {
         ("usage", "interval_s", Value::Null),
         ("ledger", "sockets", Value::from(-1)),
         ("ledger", "table", Value::from(1)),
+        ("connect_failed", "failures_so_far", Value::Null),
+        ("bind_failed", "reason", Value::from("tuple_in_use")),
+        ("pressure", "forecast", Value::Null),
+        ("netns", "netns", Value::from("4026531840")),
     ] {
         let mut line = lines.iter().find(|line| line["type"] == kind).cloned();
         let line = line.as_mut().unwrap();
@@ -169,8 +178,10 @@ fn totals_add_up() {
     let lines = lines();
     let stop = lines.last().unwrap();
     assert_eq!(stop["lines"], lines.len());
-    assert_eq!(stop["events"], 3);
-    assert_eq!(stop["failures"], 3);
+    assert_eq!(stop["events"], 6);
+    // Lines count for their repeats.
+    assert_eq!(stop["failures"], 11 + 1 + 11 + 11);
+    assert_eq!(stop["bind_failures"], 11 + 11);
     assert_eq!(stop["lost"], 4 * 1234);
     for (seq, line) in lines.iter().enumerate() {
         assert_eq!(line["seq"], seq);

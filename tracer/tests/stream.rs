@@ -43,6 +43,8 @@ fn tuple() -> Tuple {
 /// An event of the socket 1, a client of the process 812.
 fn event(second: u64, kind: Kind) -> Event {
     Event {
+        timestamps: false,
+        socket_range: None,
         ts: second * SECOND,
         sock: 1,
         cookie: Some(4711),
@@ -185,6 +187,9 @@ fn usage_is_counted_anew_each_time() {
 
 fn old_time_wait() -> Row {
     Row {
+        timestamps: false,
+        mode: None,
+        connect_bind: None,
         sock: 7,
         cookie: None,
         netns: NETNS,

@@ -126,12 +126,13 @@ fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
 fn report<R: Reader>(sock: Sock<R>, task: Task) {
     if let Some(mut record) = Record::reserve() {
         emit::failure(record.event(), sock, kind_by_port(sock), task);
+        emit::range(record.event(), sock);
         record.submit();
     }
     remember(sock, task, REPORTED);
 }
 
-/// Leaves a record for [`ended`].
+/// Leaves a record for [`ended`], which adds what the socket still tells then.
 #[inline(always)]
 fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
     let mut event = Event::default();
@@ -158,7 +159,7 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
         // Another process's: the address of an earlier socket, whose return was not seen.
         let ours = event.task.pid == task::pid();
         if ours && event.kind != REPORTED {
-            emit(event);
+            emit(event, sock);
         }
         let _ = FAILED.remove(sock.key());
         if ours {
@@ -167,15 +168,17 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
     }
     if let Some(mut record) = Record::reserve() {
         emit::failure(record.event(), sock, kind_of_unseen(sock), task);
+        emit::range(record.event(), sock);
         destination(record.event(), address);
         record.submit();
     }
 }
 
 #[inline(always)]
-fn emit(event: &Event) {
+fn emit<R: Reader>(event: &Event, sock: Sock<R>) {
     if let Some(mut record) = Record::reserve() {
         words::copy(event, record.event());
+        emit::range(record.event(), sock);
         record.submit();
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn socket(seq: *mut seq_file, sk: *const u8) {
             };
             emit::describe(row, sock);
             row.new = state;
+            row.facts = sock.facts();
         }
     }
     row.kind = KIND_SOCKET;
@@ -52,6 +53,7 @@ fn describe_timewait(row: &mut Event, tw: TimeWait<Probe>) {
     emit::describe(row, tw);
     row.new = tw.substate();
     row.timewait = tw.key();
+    row.facts = tw.facts();
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_jiffies64() };
     // The timer's clock is the low word of it, which on 64 bits is all.
@@ -73,6 +75,7 @@ pub(crate) fn descriptor(seq: *mut seq_file, holder: *const u8, file: *const u8)
     emit::describe(row, sock);
     row.kind = KIND_HOLDER;
     row.new = sock.state();
+    row.facts = sock.facts();
     task::describe(holder, &mut row.task);
     write(seq, row);
 }

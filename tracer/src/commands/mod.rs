@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod budget;
 pub mod check;
 mod resync;
 pub mod schema;
@@ -23,7 +24,8 @@ pub enum Outcome {
 pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
         None => trace::run(Config::from(cli.trace)),
-        Some(Command::Check(args)) => check::run(args.backend),
+        Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Budget(args)) => budget::run(&args),
         Some(Command::Schema) => schema::run(),
     }
 }

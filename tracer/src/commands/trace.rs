@@ -15,23 +15,27 @@ use super::{Outcome, resync::Resync};
 use crate::{
     clock::{self, Clock},
     config::Config,
-    host::netns,
+    host::netns::{self, Watch},
     kernel::{
         dump::{Part, Summary},
         facts::Facts,
         load,
         load::Loaded,
-        misses, tracefs,
+        misses, rules, tracefs,
     },
+    pool::Settings,
     record::{Coverage, Netns, Refused, Start, Table, Where},
     ring::Ring,
     sink::{Sink, Stdout},
-    stream::Stream,
+    stream::{Diagnosis, Stream},
 };
 
 /// How long events gather after the wakeup for the first: one wakeup of the reader costs ten to
 /// twenty times an event, so it is not for one event.
 const NAP: Duration = Duration::from_millis(5);
+
+/// How often it is looked for destinations that run out of ports.
+const WATCH: Duration = Duration::from_millis(250);
 
 /// How often losses are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -48,7 +52,7 @@ pub fn run(config: Config) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?
-        .block_on(trace(config, &facts.release, loaded))
+        .block_on(trace(config, &facts, loaded))
 }
 
 fn warn_of_gaps(loaded: &Loaded) {
@@ -64,7 +68,7 @@ fn warn_of_gaps(loaded: &Loaded) {
     }
 }
 
-async fn trace(config: Config, release: &str, mut loaded: Loaded) -> Result<Outcome> {
+async fn trace(config: Config, facts: &Facts, mut loaded: Loaded) -> Result<Outcome> {
     let signals = Signals::new()?;
     let logger =
         EbpfLogger::init(&mut loaded.ebpf).context("kernel-side messages can't be read")?;
@@ -73,7 +77,15 @@ async fn trace(config: Config, release: &str, mut loaded: Loaded) -> Result<Outc
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
         .context("the ring buffer can't be waited for")?;
     let mut stream = Stream::new();
-    stream.start(&start(release, &loaded));
+    let namespaces = namespaces();
+    stream.start(&start(&facts.release, &loaded, &namespaces));
+    let how = Diagnosis {
+        coalesces: config.coalesces,
+        levels: config.levels,
+        rules: rules::rules(facts),
+    };
+    stream.diagnose(how, Box::new(Watch::new()));
+    stream.set_settings(namespaces);
     let mut tracer = Tracer {
         resync: Resync::new(&mut loaded),
         loaded: Some(loaded),
@@ -92,7 +104,8 @@ async fn trace(config: Config, release: &str, mut loaded: Loaded) -> Result<Outc
     }
 }
 
-fn start(release: &str, loaded: &Loaded) -> Start {
+/// Which hooks are in use, and why not better ones.
+pub(super) fn coverage(loaded: &Loaded) -> Vec<Coverage> {
     let coverage = loaded.coverage.iter().map(|covered| Coverage {
         capability: covered.capability,
         hook: covered.by.map(|(_, hook)| hook),
@@ -108,16 +121,23 @@ fn start(release: &str, loaded: &Loaded) -> Start {
             .collect(),
         limits: covered.limits.clone(),
     });
+    coverage.collect()
+}
+
+fn start(release: &str, loaded: &Loaded, namespaces: &[(u32, Option<Settings>)]) -> Start {
     Start {
         tracer: env!("CARGO_PKG_VERSION").into(),
         kernel: release.into(),
-        coverage: coverage.collect(),
-        netns: namespaces(),
+        coverage: coverage(loaded),
+        netns: namespaces
+            .iter()
+            .map(|(inode, settings)| Netns::new(*inode, settings.as_ref()))
+            .collect(),
     }
 }
 
 /// Those of the host, or at least our own.
-fn namespaces() -> Vec<Netns> {
+fn namespaces() -> Vec<(u32, Option<Settings>)> {
     match netns::all() {
         Ok(namespaces) => netns::settings(&namespaces),
         Err(error) => {
@@ -146,6 +166,7 @@ enum Wake {
     Stop,
     Snapshot,
     Tick,
+    Watch,
     Usage,
     Dump(Option<Part>),
     /// The first events after a pause, which are soon followed by others.
@@ -165,12 +186,14 @@ impl Tracer {
     /// Until a signal.
     async fn stream(&mut self, mut signals: Signals, every: Duration) -> io::Result<()> {
         let mut tick = regular(TICK);
+        let mut watch = regular(WATCH);
         let mut usage = regular(every);
         let mut more = false;
         loop {
             let wake = tokio::select! {
                 heard = signals.heard() => heard,
                 _ = tick.tick() => Wake::Tick,
+                _ = watch.tick() => Wake::Watch,
                 _ = usage.tick() => Wake::Usage,
                 part = self.resync.part() => Wake::Dump(part),
                 ready = self.ring.readable_mut() => {
@@ -183,6 +206,7 @@ impl Tracer {
                 Wake::Stop => return Ok(()),
                 Wake::Snapshot => self.snapshot()?,
                 Wake::Tick => self.tick()?,
+                Wake::Watch => self.watch()?,
                 Wake::Usage => self.usage()?,
                 Wake::Dump(part) => self.take_part(part)?,
                 Wake::Ring(ready) => {
@@ -219,6 +243,12 @@ impl Tracer {
         self.look_for_losses()?;
         self.resync.tick(&mut self.stream);
         self.drain().map(drop)
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        self.drain()?;
+        self.stream.watch(clock::now());
+        self.flush()
     }
 
     /// What SIGUSR2 asks for.
@@ -293,6 +323,7 @@ impl Tracer {
             (losses.malformed, Where::Output),
         ] {
             if count > 0 {
+                self.stream.lost();
                 self.resync.lost(count, place, &mut self.stream);
             }
         }

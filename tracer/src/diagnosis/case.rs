@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use crate::{
     event::{Endpoint, Family, State},
-    ledger::{Budget, Holder},
+    ledger::{Budget, Holder, Socket},
     pool::Settings,
 };
+
+use super::forecast::TIME_WAIT_HOLD;
 
 /// What went wrong, or is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub struct Case<'a> {
     pub trouble: Trouble,
     pub family: Family,
     pub local_ip: IpAddr,
+    /// The port that was asked for, with [`Trouble::AddressInUse`] and [`Trouble::TupleInUse`].
+    pub local_port: Option<u16>,
+    /// The socket that has it, as far as is known.
+    pub held_by: Option<Socket<'a>>,
     /// Port `None` with an unspecified address: no destination, as for `bind()`.
     pub peer: Endpoint,
     pub settings: &'a Settings,
@@ -45,6 +51,11 @@ pub struct Case<'a> {
     pub listeners: Vec<(u16, String)>,
     /// All of those.
     pub listening: u32,
+    /// As `listeners`, of listeners on ports from 1024 that are outside the range of the sysctl: they would
+    /// come to be inside a wider one.
+    pub listeners_outside: Vec<(u16, String)>,
+    /// All of those.
+    pub listening_outside: u32,
     /// TIME_WAIT entries of accepted connections in the network namespace: they hold no ephemeral port.
     pub serving_time_wait: u64,
     /// New connections to the destination per second; `None`: not known.
@@ -73,5 +84,47 @@ impl Case<'_> {
     pub fn in_state(&self, state: State) -> u32 {
         let holders = self.holders.iter();
         holders.filter_map(|holder| holder.states.get(&state)).sum()
+    }
+
+    /// Ports that are held, for whatever reason.
+    pub fn taken(&self) -> u32 {
+        self.budget.in_use + self.budget.bound
+    }
+
+    /// Ports in TIME_WAIT; also where holders were not asked for.
+    pub fn time_wait(&self) -> u32 {
+        self.in_state(State::TimeWait).max(self.budget.time_wait)
+    }
+
+    pub fn is_loopback(&self) -> bool {
+        self.peer.ip.is_loopback() || self.local_ip.is_loopback()
+    }
+
+    /// `tcp_tw_reuse` covers this destination; without timestamps that is not enough.
+    pub fn is_covered_by_tw_reuse(&self) -> bool {
+        match self.settings.tw_reuse {
+            0 => false,
+            2 => self.is_loopback(),
+            _ => true,
+        }
+    }
+
+    /// Whether `connect()` may take a port from TIME_WAIT.
+    pub fn reuses_time_wait(&self) -> bool {
+        self.is_covered_by_tw_reuse() && self.settings.timestamps
+    }
+
+    /// How long TIME_WAIT keeps a port from `connect()`, seconds.
+    pub fn time_wait_hold(&self) -> f64 {
+        if self.reuses_time_wait() {
+            f64::from(self.settings.tw_reuse_delay.unwrap_or(1000)) / 1000.0
+        } else {
+            TIME_WAIT_HOLD
+        }
+    }
+
+    /// The socket's own IP_LOCAL_PORT_RANGE leaves it fewer ports than the sysctl does.
+    pub fn is_narrowed(&self) -> bool {
+        self.socket_range.is_some() && self.budget.ports != self.settings.range
     }
 }

@@ -2,4 +2,7 @@
 
 pub mod advice;
 pub mod case;
+pub mod failures;
 pub mod forecast;
+pub mod pressure;
+pub mod surroundings;

@@ -30,6 +30,9 @@ const DECL_TAG: u32 = 17;
 const TYPE_TAG: u32 = 18;
 const ENUM64: u32 = 19;
 
+/// The part of a member's offset that is one, in a struct that has bitfields.
+const BITS: u32 = 0x00ff_ffff;
+
 /// Longer chains of typedefs and nested structs do not occur; this stops a malformed loop.
 const MAX_DEPTH: u32 = 32;
 
@@ -102,7 +105,7 @@ impl<'a> Btf<'a> {
         let mut bits = 0;
         for name in path.split('.') {
             let (offset, member) = self
-                .member(id, name, 0)?
+                .member(id, name)?
                 .ok_or_else(|| Error::NoMember(structure.into(), path.into()))?;
             bits += offset;
             id = member;
@@ -114,14 +117,34 @@ impl<'a> Btf<'a> {
         Ok(bits / 8)
     }
 
+    /// Offset in bits of a member, which may be a bitfield.
+    pub fn bit(&self, structure: &str, name: &str) -> Result<u32, Error> {
+        let id = self
+            .find(&[STRUCT], structure)
+            .ok_or_else(|| Error::NoStruct(structure.into()))?;
+        let (offset, _) = self
+            .find_member(id, name, 0)?
+            .ok_or_else(|| Error::NoMember(structure.into(), name.into()))?;
+        Ok(offset & BITS)
+    }
+
+    /// Whether a function returns anything.
+    pub fn returns(&self, function: &str) -> Result<bool, Error> {
+        Ok(self.prototype(function)?.size_or_type != 0)
+    }
+
     /// Number of arguments of a function.
     pub fn arguments(&self, function: &str) -> Result<u32, Error> {
+        Ok(self.prototype(function)?.vlen)
+    }
+
+    fn prototype(&self, function: &str) -> Result<Type, Error> {
         let id = self
             .find(&[FUNC], function)
             .ok_or_else(|| Error::NoFunction(function.into()))?;
         let prototype = self.get(self.get(id)?.size_or_type)?;
         match prototype.kind {
-            FUNC_PROTO => Ok(prototype.vlen),
+            FUNC_PROTO => Ok(prototype),
             _ => Err(Error::Malformed(prototype.tail)),
         }
     }
@@ -134,8 +157,18 @@ impl<'a> Btf<'a> {
         Some(position as u32 + 1)
     }
 
-    /// Bit offset and type of a member; anonymous structs and unions are looked through.
-    fn member(&self, id: u32, name: &str, depth: u32) -> Result<Option<(u32, u32)>, Error> {
+    /// Bit offset and type of a member that is no bitfield.
+    fn member(&self, id: u32, name: &str) -> Result<Option<(u32, u32)>, Error> {
+        let found = self.find_member(id, name, 0)?;
+        match found {
+            Some((offset, _)) if offset & !BITS != 0 => Err(Error::Width(name.into(), 0, 0)),
+            _ => Ok(found),
+        }
+    }
+
+    /// Bit offset and type of a member; anonymous structs and unions are looked through. A bitfield's offset has its
+    /// width above [`BITS`].
+    fn find_member(&self, id: u32, name: &str, depth: u32) -> Result<Option<(u32, u32)>, Error> {
         let structure = self.get(self.resolve(id)?)?;
         if depth > MAX_DEPTH || !matches!(structure.kind, STRUCT | UNION) {
             return Ok(None);
@@ -144,19 +177,16 @@ impl<'a> Btf<'a> {
             let at = structure.tail + n * 12;
             let (member, ty) = (u32_at(self.types, at)?, u32_at(self.types, at + 4)?);
             let mut offset = u32_at(self.types, at + 8)?;
-            if structure.kind_flag {
-                if offset >> 24 != 0 && self.is_named(member, name) {
-                    return Err(Error::Width(name.into(), 0, 0));
-                }
-                offset &= 0x00ff_ffff;
+            if !structure.kind_flag {
+                offset &= BITS;
             }
             if self.is_named(member, name) {
                 return Ok(Some((offset, ty)));
             }
             if member == 0
-                && let Some((inner, ty)) = self.member(ty, name, depth + 1)?
+                && let Some((inner, ty)) = self.find_member(ty, name, depth + 1)?
             {
-                return Ok(Some((offset + inner, ty)));
+                return Ok(Some(((offset & BITS) + inner, ty)));
             }
         }
         Ok(None)
@@ -239,14 +269,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// `struct inner { u32 a; u16 b[2]; }; struct outer { struct inner x; struct { u32 c; }; };`
-    /// `int f(int, int)`
-    fn sample() -> Vec<u8> {
-        let strings = b"\0u32\0u16\0inner\0a\0b\0outer\0x\0c\0f\0";
+    /// `int f(int, int); void v(void); struct inet_timewait_sock { u32 pad : 6; u32 tw_connect_bind : 1; };`
+    pub(in super::super) fn sample() -> Vec<u8> {
+        let strings = b"\0u32\0u16\0inner\0a\0b\0outer\0x\0c\0f\0v\0inet_timewait_sock\0pad\0tw_connect_bind\0";
         let name = |s: &str| {
             let needle = format!("\0{s}\0");
             let at = strings
@@ -284,6 +314,19 @@ mod tests {
             ],
             vec![0, info(FUNC_PROTO, 2), 1, 0, 1, 0, 1],
             vec![name("f"), info(FUNC, 0), 7],
+            vec![0, info(FUNC_PROTO, 0), 0],
+            vec![name("v"), info(FUNC, 0), 9],
+            vec![
+                name("inet_timewait_sock"),
+                info(STRUCT, 2) | 1 << 31,
+                4,
+                name("pad"),
+                1,
+                6 << 24,
+                name("tw_connect_bind"),
+                1,
+                1 << 24 | 6,
+            ],
         ]
         .concat();
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -305,6 +348,21 @@ mod tests {
         assert_eq!(btf.offset("outer", "x.b", 4), Ok(4));
         assert_eq!(btf.offset("outer", "c", 4), Ok(8));
         assert_eq!(btf.arguments("f"), Ok(2));
+    }
+
+    #[test]
+    fn tells_bitfields_and_results() {
+        let blob = sample();
+        let btf = Btf::parse(&blob).unwrap();
+        assert_eq!(btf.bit("inet_timewait_sock", "tw_connect_bind"), Ok(6));
+        assert_eq!(btf.bit("outer", "c"), Ok(64));
+        assert!(btf.bit("inet_timewait_sock", "none").is_err());
+        assert!(
+            btf.offset("inet_timewait_sock", "tw_connect_bind", 1)
+                .is_err()
+        );
+        assert_eq!((btf.returns("f"), btf.returns("v")), (Ok(true), Ok(false)));
+        assert!(btf.returns("g").is_err());
     }
 
     #[test]

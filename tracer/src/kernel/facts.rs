@@ -11,8 +11,11 @@ use thiserror::Error;
 use super::{
     btf::{self, Btf},
     layout::{self, Global},
-    plan, tracefs,
+    plan,
+    rules::{self, Version},
+    tracefs,
 };
+use crate::pool::Rules;
 
 /// Why the tracer cannot run here; each sentence says what is missing and what to do.
 #[derive(Debug, Error)]
@@ -40,6 +43,7 @@ pub struct Facts {
     pub release: String,
     pub architecture: String,
     pub globals: Vec<Global>,
+    pub(super) rules: Rules,
     functions: BTreeMap<&'static str, Result<u32, String>>,
 }
 
@@ -75,8 +79,10 @@ impl Facts {
         });
         globals.extend(record_fields());
         let system = uname();
+        let release = system.release().to_string_lossy().into_owned();
         Ok(Self {
-            release: system.release().to_string_lossy().into_owned(),
+            rules: rules::read(&btf, version(&release)),
+            release,
             architecture: system.machine().to_string_lossy().into_owned(),
             globals,
             functions: FUNCTIONS
@@ -130,6 +136,15 @@ impl plan::Facts for Facts {
     fn architecture(&self) -> &str {
         &self.architecture
     }
+}
+
+/// Where Ubuntu names the release that its kernel is made from.
+const SIGNATURE: &str = "/proc/version_signature";
+
+fn version(release: &str) -> Version {
+    let signature = fs::read_to_string(SIGNATURE).unwrap_or_default();
+    let build = uname().version().to_string_lossy().into_owned();
+    Version::find(release, &[&build, &signature])
 }
 
 /// Fields of tracepoint records, as far as this kernel has them.

@@ -75,17 +75,48 @@ const FIELDS: &[Field] = &[
     field("SOCK_PROTOCOL", "sock", "sk_protocol", 2),
     field("SOCK_ERR", "sock", "sk_err", 4),
     field("SOCK_SHUTDOWN", "sock", "sk_shutdown", 1),
+    // A bitfield before 6.7; only what is there since 6.18 is looked for.
+    optional("SOCK_USERLOCKS", "sock", "sk_userlocks", 1),
     field("INET_SOCK_SPORT", "inet_sock", "inet_sport", 2),
+    // Since 6.3 and its backports.
+    optional("INET_SOCK_PORT_RANGE", "inet_sock", "local_port_range", 4),
+    field(
+        "CONNECTION_SOCK_BIND_HASH",
+        "inet_connection_sock",
+        "icsk_bind_hash",
+        8,
+    ),
+    field("BIND_BUCKET_PORT", "inet_bind_bucket", "port", 2),
+    field("BIND_BUCKET_FASTREUSE", "inet_bind_bucket", "fastreuse", 1),
+    field(
+        "BIND_BUCKET_FASTREUSEPORT",
+        "inet_bind_bucket",
+        "fastreuseport",
+        1,
+    ),
     field("TCP_SOCK_PACKETS_OUT", "tcp_sock", "packets_out", 4),
     field("TCP_SOCK_WRITE_SEQ", "tcp_sock", "write_seq", 4),
     field("TCP_SOCK_MSS_CLAMP", "tcp_sock", "rx_opt.mss_clamp", 2),
     field("TCP_SOCK_LINGER2", "tcp_sock", "linger2", 4),
+    field(
+        "TCP_SOCK_TS_RECENT_STAMP",
+        "tcp_sock",
+        "rx_opt.ts_recent_stamp",
+        4,
+    ),
     field("TCP_SOCK_BYTES_SENT", "tcp_sock", "bytes_sent", 8),
     field("TCP_SOCK_BYTES_RETRANS", "tcp_sock", "bytes_retrans", 8),
     field("TCP_SOCK_BYTES_RECEIVED", "tcp_sock", "bytes_received", 8),
     field("TIMEWAIT_SUBSTATE", "inet_timewait_sock", "tw_substate", 1),
     field("TIMEWAIT_SPORT", "inet_timewait_sock", "tw_sport", 2),
     field("TIMEWAIT_TIMER", "inet_timewait_sock", "tw_timer.entry", 16),
+    field("TIMEWAIT_BIND_BUCKET", "inet_timewait_sock", "tw_tb", 8),
+    field(
+        "TIMEWAIT_TS_RECENT_STAMP",
+        "tcp_timewait_sock",
+        "tw_ts_recent_stamp",
+        4,
+    ),
     field("TIMER_EXPIRES", "timer_list", "expires", 8),
     field("TIMER_FUNCTION", "timer_list", "function", 8),
     // Between 5.17 and 6.0 the death row is behind a pointer; only the tracepoint rung needs it.
@@ -136,6 +167,9 @@ const FIELDS: &[Field] = &[
     optional("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1),
 ];
 
+/// A bit, so that programs get its place in bits (since 6.18).
+const CONNECT_BIND: &str = "tw_connect_bind";
+
 /// Looks all fields up; the error names the first mandatory one that this kernel lacks.
 pub fn read(btf: &Btf) -> Result<Vec<Global>, Error> {
     let mut globals = Vec::with_capacity(FIELDS.len());
@@ -148,6 +182,12 @@ pub fn read(btf: &Btf) -> Result<Vec<Global>, Error> {
             Err(_) if field.optional => {}
             Err(error) => return Err(error),
         }
+    }
+    if let Ok(value) = btf.bit("inet_timewait_sock", CONNECT_BIND) {
+        globals.push(Global {
+            name: "TIMEWAIT_CONNECT_BIND",
+            value,
+        });
     }
     Ok(globals)
 }

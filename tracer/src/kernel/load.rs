@@ -103,6 +103,23 @@ pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded,
     Ok(Loaded { ebpf, coverage })
 }
 
+/// Only what dumps need: nothing is attached.
+pub fn for_dumps(facts: &Facts) -> Result<Ebpf, Error> {
+    const SMALL: Sizes = Sizes {
+        ring: 4096,
+        sockets: 1,
+    };
+    let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
+    let mut ebpf = maps(facts, SMALL, &btf)?;
+    let mut loader = Loader {
+        ebpf: &mut ebpf,
+        btf: &btf,
+    };
+    let choices = plan::choose(Capability::ExistingSockets.candidates(), facts, None);
+    require(&loader.cover(Capability::ExistingSockets, choices))?;
+    Ok(ebpf)
+}
+
 /// Creates the maps and sets the globals; loads no program.
 fn maps(facts: &Facts, sizes: Sizes, btf: &Btf) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();

@@ -7,4 +7,5 @@ pub mod layout;
 pub mod load;
 pub mod misses;
 pub mod plan;
+pub mod rules;
 pub mod tracefs;

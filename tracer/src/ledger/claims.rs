@@ -1,6 +1,10 @@
 //! Events that are no transitions: who has a socket, binds, accepts or closes it.
 
-use super::{Ledger, Take, entry::Entry, place::Sight};
+use super::{
+    Ledger, Take,
+    entry::{Entry, Marks},
+    place::Sight,
+};
 use crate::event::{Event, Role, State};
 
 impl Ledger {
@@ -37,7 +41,10 @@ impl Ledger {
             self.sockets.update(slot, |entry| match entry.is_holder() {
                 // The event may still tell of the connection that it had.
                 true => entry.rest(port),
-                false => entry.local.port = port,
+                false => {
+                    entry.local.port = port;
+                    entry.marks.set(Marks::BINDER, true);
+                }
             });
         }
         self.set_owner_of(slot, event);
@@ -79,7 +86,7 @@ impl Ledger {
         };
         let rival = self.sockets.update(slot, |entry| {
             entry.learn(event.cookie, &event.tuple);
-            entry.role = entry.role.or(Some(Role::Server));
+            entry.play(entry.role.or(Some(Role::Server)));
             entry.made = 0;
         });
         self.supersede(rival, event.ts, take);

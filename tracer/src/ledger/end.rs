@@ -2,7 +2,7 @@
 
 use super::{
     Connection, Effect, EndReason, Ledger, Take, Transition,
-    entry::{Entry, Progress},
+    entry::{Entry, Marks, Progress},
     sockets::Slot,
 };
 use crate::event::{End, Event, State};
@@ -197,7 +197,7 @@ impl Ledger {
         }
         let entry = &self.sockets[slot];
         let task = self.task_of(entry);
-        let owner = entry.process.filter(|_| entry.has_shut_down);
+        let owner = entry.process.filter(|_| entry.marks.has(Marks::SHUT_DOWN));
         let closed = entry.closed.get();
         take(Effect::Connection(Connection {
             socket: entry.view(task.as_ref()),

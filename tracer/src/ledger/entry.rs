@@ -2,10 +2,12 @@
 
 use super::{
     Socket,
+    buckets::Hold,
+    destinations::Taken,
     owners::Id,
     place::{Address, Place, Sight},
 };
-use crate::event::{Event, Family, Owner, Role, Row, State, Task, Tuple};
+use crate::event::{Event, Family, Mode, Owner, Role, Row, State, Task, Tuple};
 
 /// A million of these are kept: every field is as small as it can be.
 #[derive(Clone, Debug)]
@@ -41,12 +43,39 @@ pub(super) struct Entry {
     pub(super) owner: Owner,
     pub(super) family: Family,
     pub(super) is_timewait: bool,
-    /// This side has sent its FIN.
-    pub(super) has_shut_down: bool,
     pub(super) progress: Progress,
-    /// When it began, several processes listened that may have taken it: who listens later says nothing.
-    pub(super) is_disputed: bool,
+    pub(super) marks: Marks,
 }
+
+/// What is so or not, in one byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// This side has sent its FIN.
+    pub(super) const SHUT_DOWN: Self = Self(1);
+    /// When it began, several processes listened that may have taken it: who listens later says nothing.
+    pub(super) const DISPUTED: Self = Self(2);
+    /// It did not get its port from `connect()`.
+    pub(super) const BINDER: Self = Self(4);
+    /// The connection has TCP timestamps.
+    pub(super) const TIMESTAMPS: Self = Self(8);
+
+    pub(super) fn has(self, mark: Self) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    pub(super) fn set(&mut self, mark: Self, value: bool) {
+        if value {
+            self.0 |= mark.0;
+        } else {
+            self.0 &= !mark.0;
+        }
+    }
+}
+
+/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), nanoseconds.
+const TIME_WAIT: u64 = 60_000_000_000;
 
 /// How far a connection came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,24 +120,66 @@ impl From<Option<u64>> for Maybe {
     }
 }
 
+/// What an entry is found by, and what it takes from others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) place: Place,
+    pub(super) hold: Option<Hold>,
+    pub(super) taken: Option<Taken>,
+}
+
+impl Claims {
+    pub(super) const NONE: Self = Self {
+        place: Place::Nowhere,
+        hold: None,
+        taken: None,
+    };
+}
+
 impl Entry {
     /// A socket nothing more is known of than what the event says.
     pub(super) fn of_event(event: &Event, state: State) -> Self {
-        Self {
-            role: event.role,
-            ..Self::new(event.sock, event.cookie, event.netns, &event.tuple, state)
+        let mut entry = Self::new(event.sock, event.cookie, event.netns, &event.tuple, state);
+        entry.play(event.role);
+        entry
+    }
+
+    /// Who listens or is the child of one who does has a bound port.
+    pub(super) fn play(&mut self, role: Option<Role>) {
+        self.role = role.or(self.role);
+        if matches!(self.role, Some(Role::Server | Role::Listener)) {
+            self.marks.set(Marks::BINDER, true);
         }
     }
 
     /// A socket that is older than the tracer, or whose beginning was lost.
     pub(super) fn of_row(row: &Row, epoch: u32, due: Option<u64>) -> Self {
-        Self {
-            role: (row.state == State::Listen).then_some(Role::Listener),
+        let mut entry = Self {
             is_timewait: row.timewait.is_some(),
             due: due.into(),
             seen: epoch,
             made: epoch,
             ..Self::new(row.sock, row.cookie, row.netns, &row.tuple, row.state)
+        };
+        entry.play((row.state == State::Listen).then_some(Role::Listener));
+        entry.believe(row);
+        entry
+    }
+
+    /// What the kernel itself says of the port and the connection.
+    pub(super) fn believe(&mut self, row: &Row) {
+        if row.timewait.is_some() {
+            self.marks.set(Marks::TIMESTAMPS, row.timestamps);
+        }
+        let is_binder = match (row.connect_bind, row.mode) {
+            (Some(connect_bind), _) => Some(!connect_bind),
+            // Where the kernel does not tell who bound it, the port stays closed until the last owner is gone: that
+            // each of them is taken for a binder changes nothing.
+            (None, Some(mode)) => Some(mode == Mode::Bind),
+            (None, None) => (row.state == State::Close).then_some(true),
+        };
+        if let Some(is_binder) = is_binder {
+            self.marks.set(Marks::BINDER, is_binder);
         }
     }
 
@@ -135,9 +206,8 @@ impl Entry {
             owner: Owner::None,
             family: tuple.family,
             is_timewait: false,
-            has_shut_down: false,
             progress: Progress::of(state),
-            is_disputed: false,
+            marks: Marks::default(),
         }
     }
 
@@ -151,6 +221,7 @@ impl Entry {
             touched: self.touched,
             seen: self.seen,
             family: self.family,
+            marks: self.port_marks(),
             ..Self::new(
                 self.key,
                 self.cookie.get(),
@@ -159,6 +230,13 @@ impl Entry {
                 state,
             )
         };
+    }
+
+    /// How it came by its port is not a matter of the connection.
+    fn port_marks(&self) -> Marks {
+        let mut marks = Marks::default();
+        marks.set(Marks::BINDER, self.marks.has(Marks::BINDER));
+        marks
     }
 
     /// Whatever comes next says where it is.
@@ -170,6 +248,7 @@ impl Entry {
     /// Nothing is left but the port.
     pub(super) fn rest(&mut self, port: u16) {
         self.restart(State::Close);
+        self.marks.set(Marks::BINDER, true);
         self.local.port = port;
         self.peer = self.peer.unspecified();
     }
@@ -177,7 +256,7 @@ impl Entry {
     /// Learns what the event says; what it does not say stays.
     pub(super) fn adopt(&mut self, event: &Event) {
         self.learn(event.cookie, &event.tuple);
-        self.role = event.role.or(self.role);
+        self.play(event.role);
         self.made = 0;
     }
 
@@ -194,11 +273,24 @@ impl Entry {
         self.family = tuple.family;
     }
 
+    /// It is in TIME_WAIT from then on (`inet_twsk_schedule` with TCP_TIMEWAIT_LEN).
+    pub(super) fn wait_from(&mut self, ts: u64) {
+        self.due = ts.saturating_add(TIME_WAIT).into();
+    }
+
+    /// When its TIME_WAIT began.
+    pub(super) fn waits_since(&self) -> Option<u64> {
+        let due = self.due.get().filter(|_| self.state == State::TimeWait);
+        due.map(|due| due.saturating_sub(TIME_WAIT))
+    }
+
     pub(super) fn enter(&mut self, state: State) {
         self.state = state;
-        self.has_shut_down |= matches!(state, State::FinWait1 | State::LastAck);
+        if matches!(state, State::FinWait1 | State::LastAck) {
+            self.marks.set(Marks::SHUT_DOWN, true);
+        }
         if state == State::Listen {
-            self.role = Some(Role::Listener);
+            self.play(Some(Role::Listener));
         }
     }
 
@@ -245,9 +337,10 @@ impl Entry {
             netns, local, peer, ..
         } = *self;
         match self.state {
-            // One that is bound may yet fail because somebody else has the 4-tuple.
-            State::Close | State::SynSent => Place::Nowhere,
+            State::Close => Place::Nowhere,
             _ if local.port == 0 => Place::Nowhere,
+            // It may yet fail because somebody else has the 4-tuple. One that is not bound gets its port with that.
+            State::SynSent if self.marks.has(Marks::BINDER) => Place::Nowhere,
             State::Listen => Place::Listener {
                 netns,
                 port: local.port,
@@ -255,6 +348,34 @@ impl Entry {
             _ if peer.port == 0 => Place::Nowhere,
             _ => Place::Tuple { netns, local, peer },
         }
+    }
+
+    pub(super) fn claims(&self) -> Claims {
+        Claims {
+            place: self.place(),
+            hold: self.hold(),
+            taken: self.taken(),
+        }
+    }
+
+    /// What it has of its port.
+    fn hold(&self) -> Option<Hold> {
+        (self.local.port != 0).then(|| Hold {
+            netns: self.netns,
+            port: self.local.port,
+            is_binder: self.marks.has(Marks::BINDER),
+        })
+    }
+
+    /// The port that it takes from its destination only.
+    pub(super) fn taken(&self) -> Option<Taken> {
+        let is_tuple = matches!(self.place(), Place::Tuple { .. });
+        (is_tuple && !self.marks.has(Marks::BINDER)).then_some(Taken {
+            netns: self.netns,
+            local: self.local,
+            peer: self.peer,
+            is_timewait: self.is_timewait,
+        })
     }
 
     pub(super) fn tuple(&self) -> Tuple {

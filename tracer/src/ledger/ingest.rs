@@ -3,11 +3,11 @@
 use super::{
     Effect, Ledger, Take, Transition,
     end::Ending,
-    entry::{Entry, Progress},
+    entry::{Entry, Marks, Progress},
     place::Sight,
     sockets::Slot,
 };
-use crate::event::{End, Event, State};
+use crate::event::{End, Event, Role, State};
 
 /// The content of [`crate::event::Kind::State`].
 #[derive(Clone, Copy)]
@@ -163,6 +163,12 @@ impl Ledger {
         let Change { old, new, end } = *change;
         if change.is_birth() {
             self.sockets[slot].opened = event.ts.into();
+            // `connect()` does not choose another port for a socket that has one.
+            if event.role != Some(Role::Server) {
+                let is_bound = event.held.is_some() || new == State::Listen;
+                self.sockets
+                    .update(slot, |entry| entry.marks.set(Marks::BINDER, is_bound));
+            }
         }
         self.set_owner_of(slot, event);
         if matches!(new, State::SynRecv | State::Established) {
@@ -201,9 +207,13 @@ impl Ledger {
         self.count_closed(slot);
         let holder = event.held.map(|port| self.holder(slot, port));
         self.sockets.rekey(slot, timewait);
+        self.sockets.wait(slot);
         let entry = &mut self.sockets[slot];
-        entry.is_timewait = true;
+        entry.marks.set(Marks::TIMESTAMPS, event.timestamps);
         entry.closed = event.ts.into();
+        if entry.state == State::TimeWait {
+            entry.wait_from(event.ts);
+        }
         entry.sent = end.map(|end| end.sent).into();
         entry.received = end.map(|end| end.received).into();
         match holder {
@@ -233,6 +243,7 @@ impl Ledger {
         let has_come = [change.old, change.new].contains(&State::TimeWait);
         if has_come && entry.state != State::TimeWait {
             let old = std::mem::replace(&mut entry.state, State::TimeWait);
+            entry.wait_from(event.ts);
             self.tell_transition(slot, event.ts, old, State::TimeWait, take);
         }
         if change.new == State::Close {
@@ -244,7 +255,10 @@ impl Ledger {
     fn unknown_timewait(&mut self, event: &Event, change: &Change, take: Take<'_>) {
         if change.new != State::Close {
             let slot = self.begin_with(event, change.old, change.new, take);
-            self.sockets[slot].is_timewait = true;
+            self.sockets.wait(slot);
+            if change.new == State::TimeWait {
+                self.sockets[slot].wait_from(event.ts);
+            }
             self.set_owner_of(slot, event);
             self.tell_transition(slot, event.ts, change.old, change.new, take);
             return;

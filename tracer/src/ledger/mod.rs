@@ -3,8 +3,10 @@
 //! Pure: no I/O, and time is an argument (`CLOCK_MONOTONIC`, nanoseconds). Live streams, replays and tests use
 //! the same one.
 
+mod buckets;
 mod budget;
 mod claims;
+mod destinations;
 mod end;
 mod entry;
 mod ingest;
@@ -23,12 +25,16 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::{
-    end::Ending, entry::Entry, ingest::Change, owners::Owners, resync::Dump, sockets::Sockets,
-    usage::Counters,
+    destinations::Reuse, end::Ending, entry::Entry, ingest::Change, owners::Owners, resync::Dump,
+    sockets::Sockets, usage::Counters,
 };
-pub use budget::{Budget, Holder, Query};
+pub use budget::{Budget, Explained, Holder, Query};
+pub use destinations::{Traffic, Way};
 
-use crate::event::{Event, Kind, Owner, Role, Row, State, Task, Tuple};
+use crate::{
+    event::{Event, Kind, Owner, Role, Row, State, Task, Tuple},
+    pool::{Rules, Settings},
+};
 
 /// What an event or a dump means, for those who tell it.
 #[derive(Clone, Debug, PartialEq)]
@@ -185,6 +191,7 @@ pub struct Ledger {
     owners: Owners,
     counters: Counters,
     dump: Option<Dump>,
+    rules: Rules,
     /// The number of dumps until now.
     epoch: u32,
 }
@@ -199,9 +206,11 @@ impl Ledger {
 
     /// Takes the next event; each meaning goes to `take`, in order.
     pub fn ingest(&mut self, event: &Event, take: &mut dyn FnMut(Effect<'_>)) {
+        self.sockets.now = event.ts;
         match event.kind {
             Kind::State { old, new, end } => self.state(event, Change { old, new, end }, take),
             Kind::ConnectFailed { .. } => self.connect_failed(event),
+            Kind::BindFailed { .. } => {}
             Kind::Bound => self.bound(event, take),
             Kind::Port => self.port(event),
             Kind::Released => self.released(event, take),
@@ -213,6 +222,7 @@ impl Ledger {
     /// A dump of the kernel's sockets begins now. All events until now need not have been ingested.
     pub fn begin_resync(&mut self, now: u64) {
         self.epoch += 1;
+        self.sockets.now = self.sockets.now.max(now);
         self.dump = Some(Dump::new(now));
     }
 
@@ -220,7 +230,10 @@ impl Ledger {
     /// itself and once more for each descriptor of it.
     pub fn row(&mut self, row: &Row, take: &mut dyn FnMut(Effect<'_>)) {
         if let Some(mut dump) = self.dump.take() {
+            self.sockets.is_past = true;
             self.compare(row, &mut dump, take);
+            self.sockets.is_past = false;
+            self.believe(row);
             self.dump = Some(dump);
         }
     }
@@ -262,6 +275,43 @@ impl Ledger {
     pub fn sockets(&self) -> impl Iterator<Item = Socket<'_>> {
         let entries = self.sockets.iter();
         entries.map(|(_, entry)| entry.view(entry.process.and_then(|id| self.owners.get(id))))
+    }
+
+    /// How the running kernel gives out ports.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.sockets.buckets.reopens = rules.reopens;
+    }
+
+    /// The settings of a network namespace. Budgets are asked for with their own; these are for what is counted as it
+    /// happens.
+    pub fn set_settings(&mut self, netns: u32, settings: &Settings) {
+        let usable = settings.usable();
+        let reuses = Reuse::of(settings);
+        let count = usable.len();
+        self.sockets.buckets.set_pool(netns, usable);
+        self.sockets.destinations.set_scale(netns, count, reuses);
+    }
+
+    /// A network namespace that is gone.
+    pub fn forget_settings(&mut self, netns: u32) {
+        self.sockets.buckets.forget_pool(netns);
+        self.sockets.destinations.forget_scale(netns);
+    }
+
+    /// The ways that take a considerable part of the ports that they can, in no order.
+    pub fn busy(&self) -> impl Iterator<Item = &(Way, Traffic)> {
+        self.sockets.destinations.busy()
+    }
+
+    /// `None`: the way is not a busy one.
+    pub fn traffic(&self, way: &Way) -> Option<&Traffic> {
+        self.sockets.destinations.traffic(way)
+    }
+
+    /// How many of the ports that `connect()` may choose are closed to every destination.
+    pub fn bound_ports(&self, netns: u32) -> u32 {
+        self.sockets.buckets.bound(netns)
     }
 
     /// Who has what, most ports first; counts anew what is counted since the last call. Processes that

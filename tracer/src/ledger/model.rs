@@ -7,12 +7,17 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Effect, Ledger, Resynced, Socket};
+use super::{Budget, Effect, Ledger, Query, Resynced, Socket};
 use crate::event::{
     Comm, End, Endpoint, Event, Family, Kind, Owner, Role, Row, State, Task, Tuple,
 };
+use crate::pool::{Rules, Settings};
 
-const EXPLICIT: u16 = 1000;
+/// Ports that are bound, those that `listen()` takes, and those that `connect()` chooses lie together.
+const EXPLICIT: u16 = 2997;
+const CHOSEN: u16 = 3000;
+const LISTENING: u16 = 3003;
+const RANGE: (u16, u16) = (2996, 3005);
 const NAMESPACES: [u32; 2] = [7, 8];
 
 #[derive(Clone, Debug)]
@@ -28,6 +33,8 @@ struct Sock {
     task: Option<Task>,
     /// Bound to a port of its own choice, which it keeps until it is destroyed.
     is_explicit: bool,
+    /// Its port does not come from `connect()`.
+    is_binder: bool,
     has_descriptor: bool,
 }
 
@@ -127,6 +134,7 @@ impl Kernel {
             owner: Owner::None,
             task: None,
             is_explicit: false,
+            is_binder: false,
             has_descriptor: true,
         }
     }
@@ -135,6 +143,8 @@ impl Kernel {
         self.now += 1;
         let stays = sock.is_explicit && !sock.is_timewait;
         Event {
+            timestamps: true,
+            socket_range: None,
             ts: self.now,
             sock: sock.key,
             cookie: self.has_cookies.then_some(sock.cookie),
@@ -180,6 +190,7 @@ impl Kernel {
         let port = EXPLICIT + u16::from(how % 3);
         sock.tuple.local = endpoint(how / 3 % 3, port);
         sock.is_explicit = true;
+        sock.is_binder = true;
         Self::own(&mut sock, Owner::Bind, pick);
         let mut event = self.event(&sock, Kind::Bound);
         event.held = Some(port);
@@ -194,11 +205,12 @@ impl Kernel {
             _ => self.fresh(pick, how),
         };
         sock.role = Some(Role::Listener);
+        sock.is_binder = true;
         Self::own(&mut sock, Owner::Bind, pick);
         let is_bound = sock.tuple.local.port.is_some();
         self.transition(&mut sock, State::Listen);
         if !is_bound {
-            sock.tuple.local.port = Some(2000 + u16::from(how % 2));
+            sock.tuple.local.port = Some(LISTENING + u16::from(how % 2));
             let mut event = self.event(&sock, Kind::Bound);
             event.held = sock.tuple.local.port;
             self.queue.push_back(event);
@@ -220,7 +232,7 @@ impl Kernel {
         }
         self.transition(&mut sock, State::SynSent);
         if sock.tuple.local.port.is_none() {
-            sock.tuple.local.port = Some(3000 + u16::from(how / 16 % 3));
+            sock.tuple.local.port = Some(CHOSEN + u16::from(how / 16 % 3));
         }
         if !self.take_tuple(&sock) {
             if !sock.is_explicit {
@@ -232,6 +244,8 @@ impl Kernel {
         self.socks.insert(sock.key, sock.clone());
         if how.is_multiple_of(3) {
             self.transition(&mut sock, State::Established);
+        } else {
+            self.emit(&sock, Kind::Port);
         }
     }
 
@@ -259,6 +273,7 @@ impl Kernel {
         let mut child = self.fresh(pick, how);
         child.netns = listener.netns;
         child.role = Some(Role::Server);
+        child.is_binder = true;
         child.has_descriptor = false;
         let mut local = listener.tuple.local;
         if local.ip.is_unspecified() {
@@ -462,11 +477,46 @@ impl Kernel {
         assert!(self.socks.is_empty());
     }
 
+    fn budget(&self, netns: u32, local_ip: IpAddr, peer: Endpoint, reuses: bool) -> Budget {
+        let mut budget = Budget {
+            ports: RANGE,
+            range: u32::from(RANGE.1 - RANGE.0) + 1,
+            ..Budget::default()
+        };
+        for port in RANGE.0..=RANGE.1 {
+            let owners = self
+                .socks
+                .values()
+                .filter(|sock| sock.netns == netns && sock.tuple.local.port == Some(port));
+            let mut owners = owners.collect::<Vec<_>>().into_iter();
+            if owners.clone().any(|owner| owner.is_binder) {
+                budget.bound += 1;
+                continue;
+            }
+            match owners.find(|owner| (owner.tuple.local.ip, owner.tuple.peer) == (local_ip, peer))
+            {
+                None => budget.free += 1,
+                Some(owner) if owner.state == State::TimeWait && reuses => {
+                    budget.free += 1;
+                    budget.reusable += 1;
+                }
+                Some(owner) => {
+                    budget.in_use += 1;
+                    budget.time_wait += u32::from(owner.state == State::TimeWait);
+                }
+            }
+        }
+        budget
+    }
+
     fn rows(&self, key: u64) -> Vec<Row> {
         let Some(sock) = self.socks.get(&key) else {
             return Vec::new();
         };
         let row = Row {
+            timestamps: true,
+            mode: None,
+            connect_bind: Some(!sock.is_binder),
             sock: key,
             cookie: self.has_cookies.then_some(sock.cookie),
             netns: sock.netns,
@@ -578,6 +628,47 @@ fn compare(kernel: &Kernel, ledger: &mut Ledger, is_exact: bool) {
         .find(|sock| !known.contains(&sock.key));
     assert!(missing.is_none(), "not in the ledger: {missing:?}");
     check_usage(ledger);
+    if is_exact {
+        check_budgets(kernel, ledger);
+    }
+}
+
+fn check_budgets(kernel: &Kernel, ledger: &Ledger) {
+    for netns in NAMESPACES {
+        for (local, peer) in [(1, 100), (1, 101), (2, 100), (2, 101)] {
+            check_budget(
+                kernel,
+                ledger,
+                netns,
+                endpoint(local, 0).ip,
+                endpoint(peer, 80),
+            );
+        }
+    }
+}
+
+fn check_budget(kernel: &Kernel, ledger: &Ledger, netns: u32, local_ip: IpAddr, peer: Endpoint) {
+    for tw_reuse in [0, 1] {
+        let settings = Settings {
+            range: RANGE,
+            tw_reuse,
+            ..Settings::default()
+        };
+        let explained = ledger.explain(&Query {
+            netns,
+            local_ip,
+            peer: Some(peer),
+            settings: &settings,
+            socket_range: None,
+            now: kernel.now + 2_000_000_000,
+        });
+        let expected = kernel.budget(netns, local_ip, peer, tw_reuse == 1);
+        assert_eq!(explained.budget, expected);
+        let held = explained.holders.iter().map(|holder| holder.ports);
+        assert_eq!(held.sum::<u32>(), expected.bound + expected.in_use);
+        let waits = explained.releases.iter().sum::<u32>();
+        assert_eq!(waits, expected.time_wait);
+    }
 }
 
 fn check_usage(ledger: &mut Ledger) {
@@ -621,6 +712,16 @@ fn resync(kernel: &mut Kernel, ledger: &mut Ledger, told: &mut Told, steps: &[St
     })
 }
 
+/// Ages are reckoned in seconds: a step of a history takes far less.
+fn new_ledger() -> Ledger {
+    let mut ledger = Ledger::new();
+    ledger.set_rules(Rules {
+        delays: false,
+        ..Rules::default()
+    });
+    ledger
+}
+
 fn steps(at_most: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(any::<Step>(), 0..at_most)
 }
@@ -635,7 +736,7 @@ proptest! {
 
     #[test]
     fn a_history_without_loss_is_known_exactly(steps in steps(120), has_cookies: bool) {
-        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), Ledger::new());
+        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), new_ledger());
         let mut told = Told::default();
         for step in &steps {
             kernel.step(*step);
@@ -663,7 +764,7 @@ proptest! {
         after in steps(30),
         has_cookies: bool,
     ) {
-        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), Ledger::new());
+        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), new_ledger());
         let mut told = Told::default();
         for step in &before {
             kernel.step(*step);
@@ -687,7 +788,7 @@ proptest! {
         after in steps(30),
         has_cookies: bool,
     ) {
-        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), Ledger::new());
+        let (mut kernel, mut ledger) = (Kernel::new(has_cookies), new_ledger());
         let mut told = Told {
             is_lossy: true,
             ..Told::default()
@@ -701,11 +802,14 @@ proptest! {
         compare(&kernel, &mut ledger, false);
         let found = resync(&mut kernel, &mut ledger, &mut told, &[]);
         prop_assert_eq!(Resynced { owned: 0, ..found }, Resynced::default());
+        // Of what came into being during the first dump, the second one tells who bound it.
+        check_budgets(&kernel, &ledger);
         for step in &after {
             kernel.step(*step);
         }
         drain(&mut kernel, &mut ledger, &mut told);
         compare(&kernel, &mut ledger, false);
+        check_budgets(&kernel, &ledger);
         kernel.end_everything();
         drain(&mut kernel, &mut ledger, &mut told);
         prop_assert_eq!(ledger.sockets().count(), 0);

@@ -1,6 +1,12 @@
 //! Who is accountable for a socket.
 
-use super::{Ledger, entry::Entry, owners::Id, place::Address, sockets::Slot};
+use super::{
+    Ledger,
+    entry::{Entry, Marks},
+    owners::Id,
+    place::Address,
+    sockets::Slot,
+};
 use crate::event::{Event, Owner, Role, Task};
 
 impl Ledger {
@@ -65,7 +71,7 @@ impl Ledger {
             return false;
         };
         let Some((process, tid)) = listening else {
-            self.sockets[slot].is_disputed = true;
+            self.sockets[slot].marks.set(Marks::DISPUTED, true);
             return false;
         };
         self.owners.retain(process);

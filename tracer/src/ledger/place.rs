@@ -20,8 +20,23 @@ impl Address {
         self.ip().is_unspecified()
     }
 
+    /// Without a port.
+    pub(super) fn of(ip: IpAddr) -> Self {
+        Endpoint { ip, port: None }.into()
+    }
+
     pub(super) fn has_ip_of(&self, other: &Self) -> bool {
         self.ip == other.ip
+    }
+
+    /// Whether sockets at both addresses are in each other's way. `::` is taken to stand for IPv4 too.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let covers = |any: &Self, one: &Self| match (any.ip(), one.ip()) {
+            (IpAddr::V4(ip), IpAddr::V4(_)) => ip.is_unspecified(),
+            (IpAddr::V6(ip), _) => ip.is_unspecified(),
+            (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        };
+        self.has_ip_of(other) || covers(self, other) || covers(other, self)
     }
 
     /// 0.0.0.0 or ::, whichever goes with this address, and no port.
@@ -30,7 +45,7 @@ impl Address {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        Endpoint { ip, port: None }.into()
+        Self::of(ip)
     }
 
     pub(super) fn without_port(self) -> Self {

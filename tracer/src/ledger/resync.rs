@@ -7,11 +7,11 @@ use foldhash::{HashSet, HashSetExt};
 use super::{
     Ledger, Resynced, Take,
     end::Step,
-    entry::Entry,
+    entry::{Entry, Marks},
     place::{Place, Sight},
     sockets::Slot,
 };
-use crate::event::{Owner, Role, Row, State, Task};
+use crate::event::{Mode, Owner, Role, Row, State, Task};
 
 /// A dump that is running.
 pub(super) struct Dump {
@@ -45,6 +45,14 @@ impl Ledger {
         }
     }
 
+    /// The kernel's word on the row's port.
+    pub(super) fn believe(&mut self, row: &Row) {
+        if let Some((port, mode)) = row.tuple.local.port.zip(row.mode) {
+            let is_bound = mode == Mode::Bind;
+            self.sockets.buckets.set_bound(row.netns, port, is_bound);
+        }
+    }
+
     pub(super) fn compare(&mut self, row: &Row, dump: &mut Dump, take: Take<'_>) {
         let slot = match self.sockets.find(row.sock) {
             Some(slot) if self.sockets[slot].touched == self.epoch => {
@@ -68,6 +76,11 @@ impl Ledger {
             return None;
         }
         entry.seen = self.epoch;
+        if row.tuple.local.port == Some(entry.local.port) {
+            // How it came by its port does not change.
+            self.sockets.update(slot, |entry| entry.believe(row));
+        }
+        let entry = &self.sockets[slot];
         if entry.state == State::SynSent && row.state == State::SynSent && entry.local.port == 0 {
             self.follow(slot, row, dump, take);
         }
@@ -108,6 +121,10 @@ impl Ledger {
                 entry.role = None;
             }
             entry.enter(row.state);
+            entry.believe(row);
+            if let Some(rest) = row.timewait {
+                entry.due = dump.began.saturating_add(rest).into();
+            }
         });
         self.supersede(rival, dump.began, take);
         self.came_to(slot, row.state, row.state);
@@ -178,10 +195,13 @@ impl Ledger {
     pub(super) fn infer(&mut self) -> u64 {
         let served = |entry: &Entry| entry.role.is_none() && self.shares_port(entry);
         for slot in self.slots(served) {
-            self.sockets[slot].role = Some(Role::Server);
+            self.sockets
+                .update(slot, |entry| entry.play(Some(Role::Server)));
         }
         let orphans = self.slots(|entry| {
-            entry.role == Some(Role::Server) && entry.owner == Owner::None && !entry.is_disputed
+            entry.role == Some(Role::Server)
+                && entry.owner == Owner::None
+                && !entry.marks.has(Marks::DISPUTED)
         });
         let owned = orphans.into_iter().filter(|slot| self.inherit(*slot));
         owned.count() as u64

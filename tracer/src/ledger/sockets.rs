@@ -8,7 +8,12 @@ use std::{
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-use super::{entry::Entry, place::Place};
+use super::{
+    buckets::Buckets,
+    destinations::Destinations,
+    entry::{Claims, Entry},
+    place::Place,
+};
 
 /// Entries that are allocated together. A growing `Vec` would hold every entry twice while it moves, and
 /// up to twice the room that it needs afterwards.
@@ -26,6 +31,12 @@ pub(super) struct Sockets {
     by_tuple: HashTable<Slot>,
     /// Several sockets may listen at one port.
     listeners: HashTable<Slot>,
+    pub(super) buckets: Buckets,
+    pub(super) destinations: Destinations,
+    /// `CLOCK_MONOTONIC`, nanoseconds: when what is being done to the entries happened.
+    pub(super) now: u64,
+    /// That is only found out.
+    pub(super) is_past: bool,
     hasher: RandomState,
 }
 
@@ -46,7 +57,11 @@ impl Sockets {
 
     /// Who has the 4-tuple of an entry that is not there yet.
     pub(super) fn rival(&self, entry: &Entry) -> Option<Slot> {
-        let place = entry.place();
+        self.at(entry.place())
+    }
+
+    /// Who has a 4-tuple.
+    pub(super) fn at(&self, place: Place) -> Option<Slot> {
         let hash = self.hasher.hash_one(place);
         let found = self
             .by_tuple
@@ -66,6 +81,7 @@ impl Sockets {
     /// any more, and is not found by it.
     pub(super) fn insert(&mut self, entry: Entry) -> (Slot, Option<Slot>) {
         let (key, place) = (entry.key, entry.place());
+        self.take(&entry);
         let slot = self.slab.insert(entry);
         self.insert_key(key, slot);
         (slot, self.settle(slot, place))
@@ -75,7 +91,9 @@ impl Sockets {
     pub(super) fn remove(&mut self, slot: Slot) -> Entry {
         self.remove_key(slot);
         self.unsettle(slot, self[slot].place());
-        self.slab.remove(slot)
+        let entry = self.slab.remove(slot);
+        self.give_back(&entry);
+        entry
     }
 
     /// The entry goes by another key from now on, which must be new.
@@ -89,14 +107,60 @@ impl Sockets {
     /// had the 4-tuple.
     pub(super) fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Entry)) -> Option<Slot> {
         let entry = &mut self[slot];
-        let before = entry.place();
+        let before = entry.claims();
         change(entry);
-        let after = entry.place();
+        let after = entry.claims();
         if before == after {
             return None;
         }
-        self.unsettle(slot, before);
-        self.settle(slot, after)
+        self.claim(before, after);
+        if before.place == after.place {
+            return None;
+        }
+        self.unsettle(slot, before.place);
+        self.settle(slot, after.place)
+    }
+
+    /// The entry has become that of a timewait socket.
+    pub(super) fn wait(&mut self, slot: Slot) {
+        let entry = &mut self[slot];
+        let before = entry.taken();
+        entry.is_timewait = true;
+        if let Some(taken) = before {
+            self.destinations.hand_over(taken);
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.claim(Claims::NONE, entry.claims());
+    }
+
+    fn give_back(&mut self, entry: &Entry) {
+        self.claim(entry.claims(), Claims::NONE);
+    }
+
+    fn claim(&mut self, before: Claims, after: Claims) {
+        if before.hold != after.hold {
+            // In this order: the port is never free in between.
+            if let Some(hold) = after.hold {
+                self.buckets.take(hold);
+            }
+            if let Some(hold) = before.hold {
+                self.buckets.give_back(hold);
+            }
+        }
+        if before.taken == after.taken {
+            return;
+        }
+        if let Some(taken) = before.taken {
+            let bound = self.buckets.bound(taken.netns);
+            self.destinations.give_back(taken, bound, self.now);
+        }
+        if let Some(taken) = after.taken {
+            let bound = self.buckets.bound(taken.netns);
+            self.destinations
+                .take(taken, bound, self.now, !self.is_past);
+        }
     }
 
     fn insert_key(&mut self, key: u64, slot: Slot) {

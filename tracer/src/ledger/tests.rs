@@ -37,6 +37,8 @@ fn tuple(port: u16) -> Tuple {
 /// A state event of a client of process 1, to be changed with `..`.
 fn event(ts: u64, sock: u64, kind: Kind) -> Event {
     Event {
+        timestamps: true,
+        socket_range: None,
         ts,
         sock,
         cookie: None,
@@ -221,6 +223,9 @@ fn name(state: State) -> String {
 
 fn row(sock: u64, state: State) -> Row {
     Row {
+        timestamps: true,
+        mode: None,
+        connect_bind: None,
         sock,
         cookie: None,
         netns: NETNS,

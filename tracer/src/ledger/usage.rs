@@ -106,7 +106,7 @@ impl Ledger {
     }
 
     /// Whether it shares its port with a listener, as far as that is known.
-    fn serves(&self, entry: &Entry) -> bool {
+    pub(super) fn serves(&self, entry: &Entry) -> bool {
         match entry.role {
             Some(role) => role == Role::Server,
             None => self.shares_port(entry),

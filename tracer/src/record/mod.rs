@@ -8,15 +8,19 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
+mod failure;
+mod pressure;
 mod process;
 mod run;
 mod socket;
 mod units;
 mod usage;
 
+pub use failure::{BindFailed, BindReason, Budget, ConnectFailed, Holder, Shortage, Told};
+pub use pressure::{Level, Outlook, Pressure};
 pub use process::{Container, Process, ProcessIdentity, WholeProcess};
-pub use run::{Coverage, Loss, Netns, Refused, Start, Stop, Where};
-pub use socket::{ConnectFailed, Connection, KnownSocket, Socket, State};
+pub use run::{Coverage, Loss, Netns, NetnsSettings, Refused, Start, Stop, Where};
+pub use socket::{Connection, KnownSocket, Socket, State};
 use units::rfc3339;
 pub use units::{milliseconds, seconds};
 pub use usage::{Destination, Ledger, Ports, Seeded, Serving, Table, Usage};
@@ -83,6 +87,9 @@ body! {
     Start = "start"
     State<'_> = "state"
     ConnectFailed<'_> = "connect_failed"
+    BindFailed<'_> = "bind_failed"
+    Pressure<'_> = "pressure"
+    NetnsSettings = "netns"
     Connection<'_> = "connection"
     KnownSocket<'_> = "socket"
     Usage<'_> = "usage"
@@ -100,6 +107,9 @@ enum AnyLine {
     Start(Line<'static, Start>),
     State(Line<'static, State<'static>>),
     ConnectFailed(Line<'static, ConnectFailed<'static>>),
+    BindFailed(Line<'static, BindFailed<'static>>),
+    Pressure(Line<'static, Pressure<'static>>),
+    Netns(Line<'static, NetnsSettings>),
     Connection(Line<'static, Connection<'static>>),
     Socket(Line<'static, KnownSocket<'static>>),
     Usage(Line<'static, Usage<'static>>),

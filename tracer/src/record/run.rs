@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::kernel::plan::{Backend, Capability};
+use crate::{
+    kernel::plan::{Backend, Capability},
+    pool::Settings,
+};
 
 /// The first line: what is watched, and how.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -51,8 +54,36 @@ pub struct Netns {
     pub reserved: Option<u32>,
     /// `tcp_tw_reuse`.
     pub tw_reuse: Option<u8>,
+    /// `tcp_tw_reuse_delay`, milliseconds (since Linux 6.13).
+    pub tw_reuse_delay_ms: Option<u32>,
+    /// Whether `tcp_timestamps` is not 0: without timestamps, no TIME_WAIT is reused.
+    pub timestamps: Option<bool>,
     /// `tcp_max_tw_buckets`: TIME_WAIT entries above this number are not kept.
     pub max_tw_buckets: Option<u32>,
+}
+
+impl Netns {
+    /// `None`: they could not be read.
+    pub fn new(netns: u32, settings: Option<&Settings>) -> Self {
+        Self {
+            netns,
+            range: settings.map(|settings| settings.range.into()),
+            reserved: settings.map(|settings| settings.reserved.len()),
+            tw_reuse: settings.map(|settings| settings.tw_reuse),
+            tw_reuse_delay_ms: settings.and_then(|settings| settings.tw_reuse_delay),
+            timestamps: settings.map(|settings| settings.timestamps),
+            max_tw_buckets: settings.and_then(|settings| settings.max_tw_buckets),
+        }
+    }
+}
+
+/// A network namespace that was not there at the start, or whose settings have changed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NetnsSettings {
+    #[serde(flatten)]
+    pub now: Netns,
+    /// Null: it was not known.
+    pub before: Option<Netns>,
 }
 
 /// Something was lost; it is counted where it was.
@@ -88,6 +119,8 @@ pub struct Stop {
     pub events: u64,
     /// The sum of all `loss` lines.
     pub lost: u64,
-    /// Lines of type `connect_failed`.
+    /// Connects that failed: lines of type `connect_failed`, each for its `repeats`.
     pub failures: u64,
+    /// As `failures`, of type `bind_failed`.
+    pub bind_failures: u64,
 }

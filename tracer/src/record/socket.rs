@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{
     Process,
-    units::{decimal, is_false, rfc3339, rfc3339_or_null},
+    units::{decimal, is_false, rfc3339, rfc3339_or_null, seconds},
 };
 use crate::{
-    event::{self, Endpoint, Event, Family, Owner, Reason, Role},
+    event::{self, Endpoint, Event, Family, Owner, Role},
     ledger::{self, EndReason},
 };
 
@@ -45,18 +45,6 @@ pub struct State<'a> {
     /// late. Left out else.
     #[serde(skip_serializing_if = "is_false", default)]
     pub corrected: bool,
-}
-
-/// A `connect()` that failed because of its local address or port.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ConnectFailed<'a> {
-    #[serde(flatten)]
-    pub socket: Socket,
-    pub errno: i32,
-    pub error: &'static str,
-    pub reason: Reason,
-    pub process: Option<Process<'a>>,
-    pub owner: Owner,
 }
 
 /// A connection, or an attempt at one, that is over. `ts` is when its TIME_WAIT ended, or if it had none,
@@ -118,9 +106,24 @@ pub struct KnownSocket<'a> {
     pub process: Option<Process<'a>>,
     /// How that is known.
     pub owner: Owner,
-    /// Of a timewait socket that is older than the tracer: seconds until it is due. Left out else.
+    /// Of TIME_WAIT: seconds until it is due. Left out else.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due_s: Option<f64>,
+}
+
+impl<'a> KnownSocket<'a> {
+    /// A socket as it is at `now`, and its owner.
+    pub fn new(socket: &ledger::Socket, process: Option<Process<'a>>, now: u64) -> Self {
+        Self {
+            socket: socket.into(),
+            state: socket.state,
+            timewait: socket.is_timewait,
+            cookie: socket.cookie,
+            process,
+            owner: socket.owner,
+            due_s: socket.due.map(|due| seconds(due.saturating_sub(now))),
+        }
+    }
 }
 
 impl From<&Event> for Socket {

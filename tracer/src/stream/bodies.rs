@@ -2,11 +2,15 @@
 
 use rustix::io::Errno;
 
-use super::Lines;
+use std::collections::BTreeMap;
+
+use super::{Lines, lines::Known};
 use crate::{
-    event::{Event, Reason},
-    ledger::{Connection, Effect, Socket, Transition, Usage},
-    record::{self, KnownSocket, Ports, Serving, milliseconds, seconds},
+    event::{Event, Kind},
+    ledger::{Connection, Effect, Holder, Socket, TOP, Transition, Usage},
+    record::{
+        self, BindFailed, BindReason, KnownSocket, Ports, Serving, Told, milliseconds, seconds,
+    },
 };
 
 impl Lines {
@@ -58,33 +62,83 @@ impl Lines {
         self.write(self.clock.monotonic(complete), &body);
     }
 
-    /// A failed connect; the task of the event is the one that called.
-    pub fn connect_failed(&mut self, event: &Event, errno: i32, reason: Reason) {
-        self.failures += 1;
+    /// A failed call; the task of the event is the one that made it. Returns the number of its line.
+    pub fn failure(&mut self, event: &Event, told: Told) -> u64 {
         let caller = self.know(event.task.as_ref());
-        let body = record::ConnectFailed {
-            socket: event.into(),
-            errno,
-            error: error_name(errno),
-            reason,
-            process: caller.as_ref().map(|caller| caller.process()),
-            owner: event.owner,
-        };
-        self.write(self.clock.monotonic(event.ts), &body);
+        let process = caller.as_ref().map(|caller| caller.process());
+        let ts = self.clock.monotonic(event.ts);
+        let count = told.repeats.unwrap_or(1);
+        let socket_range = event.socket_range.map(<[u16; 2]>::from);
+        match event.kind {
+            Kind::ConnectFailed { errno, reason } => {
+                self.failures += count;
+                let body = record::ConnectFailed {
+                    socket: event.into(),
+                    errno,
+                    error: error_name(errno),
+                    reason,
+                    process,
+                    owner: event.owner,
+                    socket_range,
+                    told,
+                };
+                self.write(ts, &body)
+            }
+            Kind::BindFailed { errno, listens } => {
+                self.bind_failures += count;
+                let body = BindFailed {
+                    netns: event.netns,
+                    family: event.tuple.family,
+                    local: event.tuple.local,
+                    errno,
+                    error: error_name(errno),
+                    reason: match event.tuple.local.port {
+                        Some(_) => BindReason::AddressInUse,
+                        None => BindReason::PortsExhausted,
+                    },
+                    listen: listens,
+                    process,
+                    owner: event.owner,
+                    socket_range,
+                    told,
+                };
+                self.write(ts, &body)
+            }
+            _ => self.next_line(),
+        }
+    }
+
+    /// Introduces those who will be named.
+    pub(super) fn know_holders<'a>(&mut self, holders: &[Holder<'a>]) -> Vec<Option<Known<'a>>> {
+        let named = holders.iter().take(TOP);
+        named.map(|holder| self.know(holder.task)).collect()
+    }
+
+    /// The rows of those who are known, and one for the others.
+    pub(super) fn holders<'a>(
+        &self,
+        holders: &[Holder],
+        known: &'a [Option<Known>],
+    ) -> Vec<record::Holder<'a>> {
+        let rows = holders
+            .iter()
+            .zip(known)
+            .map(|(holder, known)| record::Holder {
+                process: known.as_ref().map(|known| known.whole()),
+                exited: holder.task.map(|task| !self.processes.is_alive(task)),
+                others: None,
+                ports: holder.ports,
+                states: holder.states.clone(),
+                bound: holder.bound,
+            });
+        rows.chain(others(&holders[known.len()..])).collect()
     }
 
     /// A socket as it is at `now`.
     pub fn socket(&mut self, socket: &Socket, now: u64) {
         let owner = self.know(socket.task);
-        let body = KnownSocket {
-            socket: socket.into(),
-            state: socket.state,
-            timewait: socket.is_timewait,
-            cookie: socket.cookie,
-            process: owner.as_ref().map(|owner| owner.process()),
-            owner: socket.owner,
-            due_s: socket.due.map(|due| seconds(due.saturating_sub(now))),
-        };
+        let process = owner.as_ref().map(|owner| owner.process());
+        let body = KnownSocket::new(socket, process, now);
         self.write(self.clock.monotonic(now), &body);
     }
 
@@ -107,15 +161,39 @@ impl Lines {
         self.write(self.clock.monotonic(now), &body);
     }
 
+    pub fn pressure(&mut self, pressure: &record::Pressure, now: u64) {
+        self.write(self.clock.monotonic(now), pressure);
+    }
+
     pub fn ledger(&mut self, ledger: &record::Ledger, now: u64) {
         self.write(self.clock.monotonic(now), ledger);
     }
 }
 
+/// One row for several processes.
+fn others(holders: &[Holder]) -> Option<record::Holder<'static>> {
+    let mut sum = record::Holder {
+        process: None,
+        exited: None,
+        others: Some(u32::try_from(holders.len()).unwrap_or(u32::MAX)),
+        ports: 0,
+        states: BTreeMap::new(),
+        bound: 0,
+    };
+    for holder in holders {
+        sum.ports += holder.ports;
+        sum.bound += holder.bound;
+        for (state, count) in &holder.states {
+            *sum.states.entry(*state).or_default() += count;
+        }
+    }
+    (!holders.is_empty()).then_some(sum)
+}
+
 fn error_name(errno: i32) -> &'static str {
-    if errno == Errno::ADDRNOTAVAIL.raw_os_error() {
-        "EADDRNOTAVAIL"
-    } else {
-        "unknown"
+    match Errno::from_raw_os_error(errno) {
+        Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
+        Errno::ADDRINUSE => "EADDRINUSE",
+        _ => "unknown",
     }
 }

@@ -8,7 +8,11 @@ use crate::{
     clock::Clock,
     event::Task,
     host::process::Processes,
-    record::{self, Body, Line, Loss, Process, Start, Stop, VERSION, Where, WholeProcess},
+    pool::Settings,
+    record::{
+        self, Body, Line, Loss, Netns, NetnsSettings, Process, Start, Stop, VERSION, Where,
+        WholeProcess,
+    },
 };
 
 /// Lines that come in numbers are passed on when so many bytes have gathered.
@@ -22,6 +26,7 @@ pub struct Lines {
     pub(super) clock: Clock,
     pub(super) processes: Processes,
     pub(super) failures: u64,
+    pub(super) bind_failures: u64,
     host: String,
     buffer: Vec<u8>,
     count: u64,
@@ -41,6 +46,7 @@ impl Lines {
             clock,
             processes,
             failures: 0,
+            bind_failures: 0,
             host,
             buffer: Vec::new(),
             count: 0,
@@ -85,6 +91,21 @@ impl Lines {
         self.write(self.clock.now(), start);
     }
 
+    /// A network namespace is new, or its settings have changed.
+    pub fn settings(
+        &mut self,
+        netns: u32,
+        settings: &Settings,
+        before: Option<&Settings>,
+        now: u64,
+    ) {
+        let body = NetnsSettings {
+            now: Netns::new(netns, Some(settings)),
+            before: before.map(|before| Netns::new(netns, Some(before))),
+        };
+        self.write(self.clock.monotonic(now), &body);
+    }
+
     pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
         self.lost += count;
         let body = Loss {
@@ -101,6 +122,7 @@ impl Lines {
             events: self.events,
             lost: self.lost,
             failures: self.failures,
+            bind_failures: self.bind_failures,
         };
         self.write(self.clock.now(), &stop);
     }
@@ -115,12 +137,19 @@ impl Lines {
         Some(Known { id, task })
     }
 
-    pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) {
+    /// The number of the line that comes next.
+    pub(super) fn next_line(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the line's number.
+    pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) -> u64 {
+        let seq = self.count;
         let line = Line {
             v: VERSION,
             r#type: record::Type(PhantomData),
             ts,
-            seq: self.count,
+            seq,
             host: &self.host,
             body,
         };
@@ -136,6 +165,7 @@ impl Lines {
                 log::error!("a line of type {} can't be written: {error}", B::TYPE);
             }
         }
+        seq
     }
 }
 

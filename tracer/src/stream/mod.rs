@@ -1,19 +1,31 @@
 //! Events in, lines out: the ledger says what they mean, and [`Lines`] writes it down.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    io,
+    time::Duration,
+};
 
 use rustix::system::uname;
 
 use crate::{
     clock::{self, Clock},
-    event::{Event, Kind, Row},
+    diagnosis::{
+        failures::Failures,
+        pressure::{Levels, Pressure},
+        surroundings::Surroundings,
+    },
+    event::{Event, Row},
     host::process::Processes,
     ledger::{Ledger, Resynced},
+    pool::{Rules, Settings},
     record::{self, Seeded, Table, Where, milliseconds},
 };
 
 mod bodies;
+mod failures;
 mod lines;
+mod pressure;
 
 pub use lines::{Lines, Write};
 
@@ -30,6 +42,24 @@ pub struct Stream {
     /// Connections that got no TIME_WAIT.
     overflow: u64,
     table: Option<Table>,
+    failures: Failures,
+    pressure: Pressure,
+    surroundings: Box<dyn Surroundings>,
+    /// The settings of the network namespaces that have been met; `None`: they could not be read.
+    known: HashMap<u32, Option<Settings>>,
+    /// Something was lost that no comparison has made up for, or the first one is not over.
+    is_incomplete: bool,
+    /// Something was lost since the latest comparison began.
+    has_lost_since: bool,
+}
+
+/// What a diagnosis is to be like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Diagnosis {
+    /// Failures that are not explained are counted.
+    pub coalesces: bool,
+    pub levels: Levels,
+    pub rules: Rules,
 }
 
 /// The comparisons with the kernel's sockets. The first fills the ledger and corrects nothing.
@@ -60,6 +90,30 @@ impl Stream {
             last_event: 0,
             overflow: 0,
             table: None,
+            failures: Failures::default(),
+            pressure: Pressure::default(),
+            surroundings: Box::new(()),
+            known: HashMap::new(),
+            is_incomplete: true,
+            has_lost_since: false,
+        }
+    }
+
+    /// How failures and pressure are told, and whom they ask about the host.
+    pub fn diagnose(&mut self, how: Diagnosis, surroundings: Box<dyn Surroundings>) {
+        self.failures = Failures::new(how.coalesces);
+        self.pressure = Pressure::new(how.levels);
+        self.ledger.set_rules(how.rules);
+        self.surroundings = surroundings;
+    }
+
+    /// The settings of network namespaces that the `start` line has told.
+    pub fn set_settings(&mut self, settings: Vec<(u32, Option<Settings>)>) {
+        for (netns, settings) in settings {
+            if let Some(settings) = &settings {
+                self.ledger.set_settings(netns, settings);
+            }
+            self.known.insert(netns, settings);
         }
     }
 
@@ -115,17 +169,34 @@ impl Stream {
     pub fn event(&mut self, event: &Event) {
         self.last_event = self.last_event.max(event.ts);
         self.lines.count_event();
+        self.meet(event);
         let lines = &mut self.lines;
         self.ledger
             .ingest(event, &mut |effect| lines.effect(&effect));
-        if let Kind::ConnectFailed { errno, reason } = event.kind {
-            self.lines.connect_failed(event, errno, reason);
+        if failures::is_failure(&event.kind) {
+            self.failed(event);
         }
+    }
+
+    /// The first event of a network namespace.
+    fn meet(&mut self, event: &Event) {
+        if let Entry::Vacant(unknown) = self.known.entry(event.netns) {
+            unknown.insert(None);
+            let pid = event.task.as_ref().map(|task| task.pid);
+            self.settings(event.netns, pid, event.ts, Duration::ZERO);
+        }
+    }
+
+    /// Something was lost, and a comparison with the kernel's sockets has not begun that makes up for it.
+    pub fn lost(&mut self) {
+        self.is_incomplete = true;
+        self.has_lost_since = true;
     }
 
     /// A dump of the kernel's sockets begins; see [`Ledger::begin_resync`].
     pub fn begin_resync(&mut self, now: u64) {
         self.resyncs.began = now;
+        self.has_lost_since = false;
         self.ledger.begin_resync(now);
     }
 
@@ -148,6 +219,7 @@ impl Stream {
             .ledger
             .end_resync(complete, alive, now, &mut |effect| lines.effect(&effect));
         self.resyncs.ended += 1;
+        self.is_incomplete = self.has_lost_since;
         if self.resyncs.ended == 1 {
             self.seeded(complete.len() as u64, now);
         } else {
@@ -178,9 +250,13 @@ impl Stream {
     pub fn usage(&mut self, now: u64) {
         let interval = now.saturating_sub(self.told);
         self.told = now;
+        let mut namespaces = BTreeSet::new();
         for usage in self.ledger.usage(now) {
+            namespaces.insert(usage.netns);
             self.lines.usage(usage, interval, now);
         }
+        self.failures.tick(now);
+        self.refresh(&namespaces, now);
         self.totals(now, None);
     }
 
@@ -223,6 +299,7 @@ impl Stream {
                 written = Err(error);
             }
         });
+        self.tell_gathered(u64::MAX);
         self.usage(now);
         self.lines.stop();
         written

@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
 
 use tracer::{
+    diagnosis::advice::Advice,
     event::{Comm, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple},
     kernel::plan::{Backend, Capability},
     ledger::{Connection, Destination, Effect, EndReason, Socket, Totals, Transition, Usage},
-    record::{self, Coverage, Netns, Refused, Seeded, Start, Table},
+    pool::Settings,
+    record::{
+        self, Budget, Coverage, Holder, KnownSocket, Level, Netns, Outlook, Pressure, Process,
+        Refused, Seeded, Shortage, Start, Table, Told, WholeProcess,
+    },
 };
 
-const NETNS: u32 = 4_026_531_840;
+pub(crate) const NETNS: u32 = 4_026_531_840;
 
 /// When an event happened, and when the ledger is looked at: nanoseconds since boot.
 const THEN: u64 = 61_000_000_007;
@@ -141,30 +146,192 @@ pub(crate) fn transitions() -> Vec<Effect<'static>> {
     transitions.into_iter().map(Effect::Transition).collect()
 }
 
-pub(crate) fn failures() -> Vec<(Event, Reason)> {
-    let failure = |reason, ip, port| {
-        let event = Event {
-            ts: THEN,
-            sock: 1,
-            cookie: Some(4711),
-            netns: NETNS,
-            tuple: Tuple {
-                local: endpoint(ip, port),
-                ..tuple()
-            },
-            held: None,
-            role: Some(Role::Client),
-            owner: Owner::Connect,
-            task: Some(WORKER.clone()),
-            kind: Kind::ConnectFailed { errno: 99, reason },
-        };
-        (event, reason)
+/// Each kind of failure, explained, and one that refers to an explanation.
+pub(crate) fn failures() -> Vec<(Event, Told<'static>)> {
+    let connect = |reason| Kind::ConnectFailed { errno: 99, reason };
+    let bind = |listens| Kind::BindFailed { errno: 98, listens };
+    let short = Told {
+        failures_so_far: 2,
+        explained_by: Some(9),
+        ..Told::default()
+    };
+    let held = Told {
+        held_by: Some(Box::new(KnownSocket::new(&taken(), Some(worker()), NOW))),
+        ..explained()
+    };
+    let shortage = || Told {
+        shortage: Some(shortage()),
+        ..explained()
     };
     vec![
-        failure(Reason::PortsExhausted, "10.0.0.7", None),
-        failure(Reason::TupleInUse, "10.0.0.7", Some(40123)),
-        failure(Reason::NoSourceAddress, "::", None),
+        failure(
+            connect(Reason::PortsExhausted),
+            "10.0.0.7",
+            None,
+            shortage(),
+        ),
+        failure(connect(Reason::PortsExhausted), "10.0.0.7", None, short),
+        failure(connect(Reason::TupleInUse), "10.0.0.7", Some(40123), held),
+        failure(connect(Reason::NoSourceAddress), "::", None, explained()),
+        failure(bind(false), "10.0.0.7", None, shortage()),
+        failure(bind(true), "0.0.0.0", Some(8080), explained()),
     ]
+}
+
+fn failure(kind: Kind, ip: &str, port: Option<u16>, told: Told<'static>) -> (Event, Told<'static>) {
+    let event = Event {
+        timestamps: false,
+        socket_range: Some((32768, 32999)),
+        ts: THEN,
+        sock: 1,
+        cookie: Some(4711),
+        netns: NETNS,
+        tuple: Tuple {
+            local: endpoint(ip, port),
+            ..tuple()
+        },
+        held: None,
+        role: matches!(kind, Kind::ConnectFailed { .. }).then_some(Role::Client),
+        owner: match kind {
+            Kind::BindFailed { .. } => Owner::Bind,
+            _ => Owner::Connect,
+        },
+        task: Some(WORKER.clone()),
+        kind,
+    };
+    (event, told)
+}
+
+fn explained() -> Told<'static> {
+    Told {
+        failures_so_far: 12,
+        repeats: Some(11),
+        advice: Some(advice()),
+        ..Told::default()
+    }
+}
+
+fn advice() -> Vec<Advice> {
+    vec![Advice {
+        id: "unix_socket",
+        why: "because".into(),
+        how: "so".into(),
+    }]
+}
+
+fn taken() -> Socket<'static> {
+    Socket {
+        due: Some(NOW + 1_500_000_000),
+        ..client(State::TimeWait)
+    }
+}
+
+fn worker() -> Process<'static> {
+    Process {
+        id: "812-5000000000",
+        pid: 812,
+        tid: 814,
+        comm: "worker".into(),
+    }
+}
+
+fn shortage() -> Shortage<'static> {
+    Shortage {
+        budget: budget(),
+        holders: holders(),
+        since: None,
+        incomplete: true,
+    }
+}
+
+fn budget() -> Budget {
+    Budget {
+        ports: [32768, 60999],
+        range: 28232,
+        reserved: 10,
+        bound: 1,
+        in_use: 28219,
+        time_wait: 28000,
+        reusable: 1,
+        free: 2,
+        uncertain: true,
+    }
+}
+
+fn holders() -> Vec<Holder<'static>> {
+    let worker = WholeProcess {
+        id: "812-5000000000",
+        pid: 812,
+        comm: "worker".into(),
+    };
+    let states = |state, count| BTreeMap::from([(state, count)]);
+    let row = |process, exited, others, states: BTreeMap<State, u32>, bound| Holder {
+        process,
+        exited,
+        others,
+        ports: states.values().sum::<u32>() + bound,
+        states,
+        bound,
+    };
+    vec![
+        row(
+            Some(worker),
+            Some(true),
+            None,
+            states(State::TimeWait, 28_000),
+            1,
+        ),
+        row(None, None, Some(3), states(State::Established, 219), 0),
+    ]
+}
+
+pub(crate) fn pressures() -> Vec<Pressure<'static>> {
+    let destination = Pressure {
+        netns: NETNS,
+        local_ip: "10.0.0.7".parse().ok(),
+        peer: Some(endpoint("10.0.0.9", Some(5774))),
+        level: Level::Warning,
+        before: Level::Ok,
+        used_percent: 70.1,
+        budget: budget(),
+        open_rate: Some(710.0),
+        close_rate: Some(12.5),
+        net_rate: Some(697.5),
+        window_s: Some(10.0),
+        forecast: Outlook::Exhausts,
+        exhausts_in_s: Some(38.5),
+        steady_state: None,
+        holders: holders(),
+        advice: advice(),
+    };
+    let pool = Pressure {
+        local_ip: None,
+        peer: None,
+        netns: NETNS,
+        level: Level::Ok,
+        before: Level::Critical,
+        used_percent: 12.0,
+        budget: budget(),
+        open_rate: None,
+        close_rate: None,
+        net_rate: None,
+        window_s: None,
+        forecast: Outlook::Never,
+        exhausts_in_s: None,
+        steady_state: Some(12),
+        holders: Vec::new(),
+        advice: Vec::new(),
+    };
+    vec![destination, pool]
+}
+
+pub(crate) fn settings() -> (Settings, Settings) {
+    let now = Settings {
+        range: (1024, 65535),
+        tw_reuse_delay: Some(1000),
+        ..Settings::default()
+    };
+    (Settings::default(), now)
 }
 
 pub(crate) fn connections() -> Vec<Effect<'static>> {
@@ -349,6 +516,8 @@ pub(crate) fn start() -> Start {
             range: Some([32768, 60999]),
             reserved: Some(0),
             tw_reuse: Some(2),
+            tw_reuse_delay_ms: Some(1000),
+            timestamps: Some(true),
             max_tw_buckets: None,
         }],
     }

@@ -4,7 +4,9 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use tracer::event::{Comm, Endpoint, Event, Family, Kind, Owner, Role, Row, State, Task, Tuple};
+use tracer::event::{
+    Comm, Endpoint, Event, Family, Kind, Mode, Owner, Role, Row, State, Task, Tuple,
+};
 
 /// The number of the one network namespace.
 pub(crate) const NETNS: u32 = 1;
@@ -52,7 +54,7 @@ enum Line {
 #[derive(Serialize, Deserialize)]
 struct Who(u64, Option<u64>, Family, SocketAddr, SocketAddr);
 
-/// When, who, `held`, role, owner, task, and what.
+/// When, who, `held`, role, owner, task, what, and timestamps with the socket's range: not in older histories.
 #[derive(Serialize, Deserialize)]
 struct EventLine(
     u64,
@@ -62,11 +64,23 @@ struct EventLine(
     Owner,
     Option<usize>,
     Kind,
+    #[serde(default, skip_serializing_if = "is_default")] (bool, Option<(u16, u16)>),
 );
 
-/// Who, `held`, state, `timewait` and holder.
+/// Who, `held`, state, `timewait`, holder, and timestamps with mode and `connect_bind`: not in older histories.
 #[derive(Serialize, Deserialize)]
-struct RowLine(Who, Option<u16>, State, Option<u64>, Option<usize>);
+struct RowLine(
+    Who,
+    Option<u16>,
+    State,
+    Option<u64>,
+    Option<usize>,
+    #[serde(default, skip_serializing_if = "is_default")] (bool, Option<Mode>, Option<bool>),
+);
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 impl History {
     pub(crate) fn to_text(&self) -> String {
@@ -163,6 +177,7 @@ impl Writer {
             event.owner,
             self.task(event.task.as_ref()),
             kind,
+            (event.timestamps, event.socket_range),
         )
     }
 
@@ -173,6 +188,7 @@ impl Writer {
             row.state,
             row.timewait,
             self.task(row.holder.as_ref()),
+            (row.timestamps, row.mode, row.connect_bind),
         )
     }
 
@@ -224,7 +240,7 @@ impl Who {
 
 impl EventLine {
     fn event(self, tasks: &[Task]) -> Event {
-        let Self(ts, who, held, role, owner, task, kind) = self;
+        let Self(ts, who, held, role, owner, task, kind, (timestamps, socket_range)) = self;
         Event {
             ts,
             sock: who.0,
@@ -235,6 +251,8 @@ impl EventLine {
             role,
             owner,
             task: task.map(|number| tasks[number].clone()),
+            timestamps,
+            socket_range,
             kind,
         }
     }
@@ -242,7 +260,7 @@ impl EventLine {
 
 impl RowLine {
     fn row(self, tasks: &[Task]) -> Row {
-        let Self(who, held, state, timewait, holder) = self;
+        let Self(who, held, state, timewait, holder, (timestamps, mode, connect_bind)) = self;
         Row {
             sock: who.0,
             cookie: who.1,
@@ -252,6 +270,9 @@ impl RowLine {
             state,
             timewait,
             holder: holder.map(|number| tasks[number].clone()),
+            timestamps,
+            mode,
+            connect_bind,
         }
     }
 }

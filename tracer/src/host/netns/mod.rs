@@ -3,22 +3,34 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    panic, thread,
+    panic,
+    path::PathBuf,
+    thread,
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+pub mod host;
+mod name;
 mod settings;
+mod source;
+mod sysctl;
 mod walk;
+mod watch;
 
-pub use settings::{current, settings};
+pub use name::{named, own};
+pub use settings::{current, of_thread as settings_of_thread, settings};
+pub use source::source_for;
 pub use walk::all;
+pub use watch::{Change, Watch};
 
 /// A network namespace that was there when it was looked for, and stays as long as this is kept: the
 /// kernel would dissolve it, and its TIME_WAIT sockets, only afterwards. So do not keep it for long.
 #[derive(Debug)]
 pub struct Namespace {
     pub inode: u32,
+    /// A path that led to it.
+    place: PathBuf,
     /// What to enter it by, or why that could not be opened.
     file: io::Result<OwnedFd>,
 }
@@ -44,8 +56,8 @@ pub fn in_each<T: Send>(
     let mut visit = |namespace: &Namespace| {
         namespace
             .enter()
-            .map_err(|error| named(namespace, "entered", &error))?;
-        body(namespace).map_err(|error| named(namespace, "read", &error))
+            .map_err(|error| failed(namespace, "entered", &error))?;
+        body(namespace).map_err(|error| failed(namespace, "read", &error))
     };
     thread::scope(|scope| {
         let visitor = thread::Builder::new()
@@ -57,7 +69,7 @@ pub fn in_each<T: Send>(
     })
 }
 
-fn named(namespace: &Namespace, done: &str, error: &io::Error) -> io::Error {
+fn failed(namespace: &Namespace, done: &str, error: &io::Error) -> io::Error {
     let inode = namespace.inode;
     let text = format!("network namespace {inode} can't be {done}: {error}");
     io::Error::new(error.kind(), text)
@@ -137,6 +149,7 @@ mod tests {
     fn an_error_names_its_namespace() {
         let namespace = Namespace {
             inode: 42,
+            place: PathBuf::new(),
             file: Err(io::Error::from_raw_os_error(13)),
         };
         let visited = in_each(&[namespace], |_| Ok(())).unwrap();

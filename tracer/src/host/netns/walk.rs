@@ -22,7 +22,7 @@ use super::{Namespace, OwnedFd};
 /// `NSFS_MAGIC` of the kernel's `linux/magic.h`.
 const NSFS: FsWord = 0x6e73_6673;
 
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Every network namespace that a thread is in, a process has a descriptor of, or is bound to a path; that
 /// of this thread comes first. Those that only a socket keeps are not found. An error means that more may be there.
@@ -53,10 +53,7 @@ struct Walk {
 impl Walk {
     fn begin() -> io::Result<Self> {
         let inode = inode_of(CWD, Path::new(OWN), "net").ok_or(io::ErrorKind::NotFound)?;
-        let own = Namespace {
-            inode,
-            file: open_namespace(CWD, Path::new(OWN), inode),
-        };
+        let own = Namespace::at(Path::new(OWN), inode);
         Ok(Self {
             found: vec![own],
             seen: HashSet::from([inode]),
@@ -82,26 +79,29 @@ impl Walk {
         while let Some(Ok(entry)) = entries.read() {
             let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
             match below {
-                Some(below) => self.link(entries.fd()?, &name.join(below)),
-                None => self.link(entries.fd()?, name),
+                Some(below) => self.link(entries.fd()?, dir, &name.join(below)),
+                None => self.link(entries.fd()?, dir, name),
             }
         }
         Ok(())
     }
 
-    /// A link in /proc that may lead to a namespace.
-    fn link(&mut self, dir: BorrowedFd, path: &Path) {
-        if let Some(inode) = inode_of(dir, path, "net").filter(|inode| !self.seen.contains(inode)) {
-            self.add(inode, open_namespace(dir, path, inode));
+    /// A link in the directory `at` of /proc that may lead to a namespace.
+    fn link(&mut self, dir: BorrowedFd, at: &Path, name: &Path) {
+        if let Some(inode) = inode_of(dir, name, "net").filter(|inode| !self.seen.contains(inode)) {
+            self.add(inode, &at.join(name), open_namespace(dir, name, inode));
         }
     }
 
-    fn add(&mut self, inode: u32, file: io::Result<OwnedFd>) {
+    fn add(&mut self, inode: u32, place: &Path, file: io::Result<OwnedFd>) {
         match file {
             Ok(file) => {
                 self.seen.insert(inode);
-                let file = Ok(file);
-                self.found.push(Namespace { inode, file });
+                self.found.push(Namespace {
+                    inode,
+                    place: place.into(),
+                    file: Ok(file),
+                });
             }
             // It was left meanwhile; whoever else is in it still shows it.
             Err(error) if is_gone(&error) => {}
@@ -114,8 +114,11 @@ impl Walk {
     fn end(mut self) -> Vec<Namespace> {
         for (inode, error) in self.closed {
             if !self.seen.contains(&inode) {
-                let file = Err(error);
-                self.found.push(Namespace { inode, file });
+                self.found.push(Namespace {
+                    inode,
+                    place: PathBuf::new(),
+                    file: Err(error),
+                });
             }
         }
         self.found
@@ -140,7 +143,7 @@ impl Walk {
                     let message = "it is only bound to a path in another mount namespace";
                     Err(io::Error::other(message))
                 };
-                self.add(inode, file);
+                self.add(inode, &path, file);
             }
         }
         Ok(())
@@ -174,6 +177,32 @@ fn inode_of(dir: BorrowedFd, link: &Path, kind: &str) -> Option<u32> {
 fn number(text: &[u8], kind: &str) -> Option<u32> {
     let rest = std::str::from_utf8(text).ok()?.strip_prefix(kind)?;
     rest.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
+}
+
+impl Namespace {
+    /// That with this inode, if `place` leads to it.
+    pub(super) fn at(place: &Path, inode: u32) -> Self {
+        Self {
+            inode,
+            place: place.into(),
+            file: open_namespace(CWD, place, inode),
+        }
+    }
+
+    /// Whichever `place` leads to.
+    pub(super) fn any_at(place: &Path) -> io::Result<Self> {
+        let found = open_anyway(CWD, place, OFlags::PATH)?;
+        if fstatfs(&found)?.f_type != NSFS {
+            return Err(io::Error::other("that is no namespace"));
+        }
+        let inode = u32::try_from(fstat(&found)?.st_ino).map_err(io::Error::other)?;
+        let file = open_namespace(CWD, place, inode)?;
+        Ok(Self {
+            inode,
+            place: place.into(),
+            file: Ok(file),
+        })
+    }
 }
 
 /// Opens the namespace with that inode. What lies at the path may have changed: a descriptor by now may
@@ -303,6 +332,7 @@ mod tests {
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
             let inode = here();
             mount_bind(OWN, &path).unwrap();
+            assert_eq!(Namespace::any_at(&path).unwrap().inode, inode);
             super::super::tests::enter(before);
             let mut walk = Walk::begin().unwrap();
             walk.mounts(process).unwrap();
@@ -323,17 +353,19 @@ mod tests {
         let mut walk = Walk::begin().unwrap();
         let denied = || Err(io::ErrorKind::PermissionDenied.into());
         for inode in [1, 2] {
-            walk.add(inode, denied());
+            walk.add(inode, Path::new("/1"), denied());
         }
         walk.add(
             1,
+            Path::new("/2"),
             Ok(openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).unwrap()),
         );
-        walk.add(3, Err(io::ErrorKind::NotFound.into()));
+        walk.add(3, Path::new("/3"), Err(io::ErrorKind::NotFound.into()));
         let found = walk.end();
         let inodes: Vec<u32> = found[1..].iter().map(|each| each.inode).collect();
         assert_eq!(inodes, [1, 2]);
         assert!(has(&found, 1) && !has(&found, 2));
+        assert!(found.iter().any(|each| each.place == Path::new("/2")));
     }
 
     #[test]
@@ -355,5 +387,7 @@ short
         assert_eq!(not_it.kind(), io::ErrorKind::NotFound);
         let no_namespace = open_namespace(CWD, Path::new("/dev/null"), here()).unwrap_err();
         assert_eq!(no_namespace.kind(), io::ErrorKind::NotFound);
+        let no_namespace = Namespace::any_at(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(no_namespace.to_string(), "that is no namespace");
     }
 }

@@ -8,6 +8,7 @@ mod latency;
 mod limits;
 mod older;
 mod pressure;
+mod ports;
 mod refusals;
 mod yardstick;
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         failures::ALL,
         pressure::ALL,
         refusals::ALL,
+        ports::ALL,
         instances::ALL,
         limits::ALL,
         older::ALL,

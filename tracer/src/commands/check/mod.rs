@@ -1,0 +1,124 @@
+//! `tracer check`: what this host allows, found out by trying it.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Outcome, trace};
+use crate::{
+    cli,
+    kernel::{
+        facts::Facts,
+        load::{self, Covered, Loaded, Sizes},
+        tracefs,
+    },
+    record::{self, Coverage},
+    sink::{Sink, Stdout},
+};
+
+mod ports;
+
+use ports::Ports;
+
+/// Small: nothing is traced.
+const SIZES: Sizes = Sizes {
+    ring: 4096,
+    sockets: 16,
+};
+
+/// So many network namespaces are shown in a text; a large container host has thousands.
+const SHOWN: usize = 20;
+
+/// The same for machines.
+#[derive(Serialize)]
+struct Report<'a> {
+    v: u32,
+    tracer: &'a str,
+    kernel: &'a str,
+    architecture: &'a str,
+    /// As in `start`.
+    coverage: Vec<Coverage>,
+    /// The network namespaces of the host, first the one that tracer runs in.
+    netns: &'a [Ports],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    problems: &'a [String],
+}
+
+pub fn run(args: &cli::Check) -> Result<Outcome> {
+    let mut problems = Vec::new();
+    if let Err(error) = tracefs::ensure() {
+        problems.push(format!("tracefs is not mounted and can't be: {error}"));
+    }
+    let facts = Facts::read()?;
+    let loaded = load::load(&facts, SIZES, args.backend)?;
+    let (ports, problem) = ports::all();
+    problems.extend(problem);
+    let mut page = if args.json {
+        let report = report(&facts, &loaded, &ports, &problems);
+        serde_json::to_string(&report)?
+    } else {
+        text(&facts, &loaded, &ports, &problems)?
+    };
+    page.truncate(page.trim_end().len());
+    page.push('\n');
+    Stdout.write(page.as_bytes())?;
+    Ok(Outcome::Done)
+}
+
+fn report<'a>(
+    facts: &'a Facts,
+    loaded: &Loaded,
+    ports: &'a [Ports],
+    problems: &'a [String],
+) -> Report<'a> {
+    Report {
+        v: record::VERSION,
+        tracer: env!("CARGO_PKG_VERSION"),
+        kernel: &facts.release,
+        architecture: &facts.architecture,
+        coverage: trace::coverage(loaded),
+        netns: ports,
+        problems,
+    }
+}
+
+fn text(facts: &Facts, loaded: &Loaded, ports: &[Ports], problems: &[String]) -> Result<String> {
+    let mut page = format!("kernel {} ({})\n", facts.release, facts.architecture);
+    for problem in problems {
+        writeln!(page, "{problem}")?;
+    }
+    for covered in &loaded.coverage {
+        page.push_str(&describe(covered));
+    }
+    for each in ports.iter().take(SHOWN) {
+        write!(page, "\n{each}")?;
+    }
+    if let Some(more @ 1..) = ports.len().checked_sub(SHOWN) {
+        writeln!(
+            page,
+            "\nand {more} more network namespaces; `tracer check --json` shows all"
+        )?;
+    }
+    Ok(page)
+}
+
+fn describe(covered: &Covered) -> String {
+    let what = covered.capability.name();
+    let mut text = match covered.by {
+        Some((backend, hook)) => format!("{what}: {} {hook}\n", load::name(backend)),
+        None => format!("{what}: NOT COVERED\n"),
+    };
+    for refusal in &covered.refused {
+        text += &format!(
+            "  not {} {}: {}\n",
+            load::name(refusal.backend),
+            refusal.hook,
+            refusal.reason
+        );
+    }
+    for limit in &covered.limits {
+        text += &format!("  limit: {limit}\n");
+    }
+    text
+}

@@ -1,0 +1,215 @@
+//! Destinations that run out of ports, and what to do about it before they have.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use super::{Stream, failures::listeners};
+use crate::{
+    diagnosis::{
+        advice::advice,
+        case::{Case, Trouble},
+        forecast::{Forecast, Ports, forecast},
+        pressure::{hold, used_percent},
+    },
+    event::{Endpoint, Family},
+    ledger::{Explained, Query, Way},
+    pool::Settings,
+    record::{self, Level, Outlook},
+};
+
+/// Settings may be so old for a look at a destination.
+const RECENT: Duration = Duration::from_secs(1);
+
+impl Stream {
+    /// To be called some times a second.
+    pub fn watch(&mut self, now: u64) {
+        self.tell_gathered(now);
+        let known = &self.known;
+        let usable = |netns: u32| Some(known.get(&netns)?.as_ref()?.usable().len());
+        for way in self.pressure.tick(&self.ledger, usable, now) {
+            self.look_at(&way, now);
+        }
+    }
+
+    fn look_at(&mut self, way: &Way, now: u64) {
+        let Some(settings) = self.settings(way.netns, None, now, RECENT) else {
+            return;
+        };
+        let query = Query {
+            netns: way.netns,
+            local_ip: way.local_ip,
+            peer: Some(way.peer),
+            settings: &settings,
+            socket_range: None,
+            now,
+        };
+        let budget = self.ledger.budget(&query);
+        if let Some(levels) = self.pressure.looked(way, &budget, now) {
+            self.tell_pressure(Some(way), &query, levels);
+        }
+    }
+
+    /// Looks again at the settings of the network namespaces that have sockets, and forgets the others.
+    pub(super) fn refresh(&mut self, namespaces: &BTreeSet<u32>, now: u64) {
+        let gone = self
+            .known
+            .extract_if(|netns, _| !namespaces.contains(netns));
+        for (netns, _) in gone {
+            self.ledger.forget_settings(netns);
+        }
+        for netns in namespaces {
+            self.known.entry(*netns).or_default();
+            self.settings(*netns, None, now, RECENT);
+        }
+        self.look_at_pools(now);
+    }
+
+    /// The ports that are closed to every destination, in each network namespace.
+    fn look_at_pools(&mut self, now: u64) {
+        let pools: Vec<u32> = self.known.keys().copied().collect();
+        for netns in pools {
+            let Some(settings) = self.known.get(&netns).cloned().flatten() else {
+                continue;
+            };
+            let bound = self.ledger.bound_ports(netns);
+            let usable = settings.usable().len();
+            if let Some(levels) = self.pressure.look_at_pool(netns, bound, usable) {
+                let query = Query {
+                    netns,
+                    local_ip: NOBODY,
+                    peer: Some(NOWHERE),
+                    settings: &settings,
+                    socket_range: None,
+                    now,
+                };
+                self.tell_pressure(None, &query, levels);
+            }
+        }
+    }
+
+    fn tell_pressure(&mut self, way: Option<&Way>, query: &Query, levels: (Level, Level)) {
+        let explained = self.ledger.explain(query);
+        let rates = way.and_then(|way| self.pressure.rates(way));
+        let outlook = way.map(|way| {
+            let ports = ports(&explained, hold(way, query.settings));
+            forecast(&ports, rates.as_ref())
+        });
+        let outlook = outlook.unwrap_or(Forecast::Unknown);
+        let host = self.surroundings.host(query.netns, None, query.now);
+        let case = Case {
+            trouble: match way {
+                Some(_) => Trouble::NoPort,
+                None => Trouble::NoPortToBind,
+            },
+            family: family(query.local_ip),
+            local_ip: query.local_ip,
+            peer: query.peer.unwrap_or(NOWHERE),
+            local_port: None,
+            held_by: None,
+            listeners_outside: Vec::new(),
+            listening_outside: 0,
+            settings: query.settings,
+            budget: explained.budget,
+            holders: &explained.holders,
+            socket_range: None,
+            peer_is_local: way.is_some_and(|way| self.ledger.is_local(way)),
+            bound_connections: explained.bound_connections,
+            listeners: listeners(&explained),
+            listening: explained.listeners.len() as u32,
+            serving_time_wait: explained.serving_time_wait,
+            open_rate: rates.as_ref().map(|rates| rates.opened),
+            host,
+        };
+        let (before, level) = levels;
+        let advice = match level {
+            Level::Ok => Vec::new(),
+            Level::Warning | Level::Critical => advice(&case),
+        };
+        let known = self.lines.know_holders(&explained.holders);
+        let body = record::Pressure {
+            netns: query.netns,
+            local_ip: way.map(|way| way.local_ip),
+            peer: way.map(|way| way.peer),
+            level,
+            before,
+            used_percent: tenths(used_percent(&explained.budget)),
+            budget: explained.budget.into(),
+            open_rate: rates.as_ref().map(|rates| tenths(rates.opened)),
+            close_rate: rates.as_ref().map(|rates| tenths(rates.closed())),
+            net_rate: rates.as_ref().map(|rates| tenths(rates.net())),
+            window_s: rates.as_ref().map(|rates| tenths(rates.window)),
+            forecast: outlook_of(&outlook),
+            exhausts_in_s: match outlook {
+                Forecast::Exhausts { in_s } => Some(tenths(in_s)),
+                _ => None,
+            },
+            steady_state: match outlook {
+                Forecast::Never { steady_state } => Some(u64::from(steady_state)),
+                _ => None,
+            },
+            holders: self.lines.holders(&explained.holders, &known),
+            advice,
+        };
+        self.lines.pressure(&body, query.now);
+    }
+
+    /// The settings of a network namespace, not older than that. A change is told.
+    pub(super) fn settings(
+        &mut self,
+        netns: u32,
+        pid: Option<u32>,
+        now: u64,
+        max_age: Duration,
+    ) -> Option<Settings> {
+        let settings = self.surroundings.settings(netns, pid, now, max_age)?;
+        let before = self.known.get(&netns);
+        if before.is_none_or(|known| known.as_ref() != Some(&settings)) {
+            let before = before.cloned().flatten();
+            self.ledger.set_settings(netns, &settings);
+            self.lines.settings(netns, &settings, before.as_ref(), now);
+            self.known.insert(netns, Some(settings.clone()));
+        }
+        Some(settings)
+    }
+}
+
+/// No destination: what is taken from every one.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const NOWHERE: Endpoint = Endpoint {
+    ip: NOBODY,
+    port: None,
+};
+
+fn family(ip: IpAddr) -> Family {
+    match ip {
+        IpAddr::V4(_) => Family::Ipv4,
+        IpAddr::V6(_) => Family::Ipv6,
+    }
+}
+
+fn ports<'a>(explained: &'a Explained, hold: f64) -> Ports<'a> {
+    let budget = &explained.budget;
+    Ports {
+        free: budget.free,
+        active: budget.in_use - budget.time_wait,
+        time_wait: &explained.releases,
+        hold,
+    }
+}
+
+fn outlook_of(forecast: &Forecast) -> Outlook {
+    match forecast {
+        Forecast::Exhausted => Outlook::Exhausted,
+        Forecast::Exhausts { .. } => Outlook::Exhausts,
+        Forecast::Never { .. } => Outlook::Never,
+        Forecast::Unknown => Outlook::Unknown,
+    }
+}
+
+/// Rates and percentages are not known better.
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
