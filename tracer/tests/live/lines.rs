@@ -47,6 +47,7 @@ pub(crate) enum Record {
     ConnectFailed(ConnectFailed),
     BindFailed(BindFailed),
     Pressure(Pressure),
+    Netns(Netns),
     Socket(SocketSeen),
     Connection(Connection),
     Usage(Usage),
@@ -93,6 +94,7 @@ impl Record {
             Self::ConnectFailed(failed) => failed.netns,
             Self::BindFailed(failed) => failed.netns,
             Self::Pressure(pressure) => pressure.netns,
+            Self::Netns(settings) => settings.netns,
             Self::Socket(socket) => socket.netns,
             Self::Connection(connection) => connection.netns,
             Self::Usage(usage) => usage.netns,
@@ -251,6 +253,12 @@ pub(crate) struct HeldBy {
     pub local: Endpoint,
     pub state: Option<String>,
     pub process: Option<WholeProcess>,
+}
+
+/// The settings of a namespace are others than before.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Netns {
+    pub netns: u64,
 }
 
 /// A destination runs out of ports, or recovers.

@@ -94,7 +94,7 @@ pub(super) fn holder_of<'a>(holders: &'a [Holder], actor: &Actor) -> Result<&'a 
 
 /// Ports of a process that has ended, which nobody else can name, and of one that lives.
 fn in_full(scene: &Scene) -> Result<()> {
-    const LEFT: usize = 6;
+    const LEFT: usize = 10;
     const OPEN: usize = PORTS - LEFT;
     let Exhausted {
         mut full,
@@ -123,7 +123,7 @@ fn in_full(scene: &Scene) -> Result<()> {
         reserved: 0,
         bound: 0,
         in_use: 16,
-        time_wait: 6,
+        time_wait: 10,
         reusable: 0,
         free: 0,
         uncertain: false,

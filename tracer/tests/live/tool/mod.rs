@@ -7,8 +7,8 @@ mod instances;
 mod latency;
 mod limits;
 mod older;
-mod pressure;
 mod ports;
+mod pressure;
 mod refusals;
 mod yardstick;
 
