@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Line {
     pub raw: String,
+    pub seq: u64,
     /// When it happened, as it says.
     pub ts: Timestamp,
     /// When it reached this reader.
@@ -44,6 +45,9 @@ pub(crate) enum Record {
     Start(Start),
     State(State),
     ConnectFailed(ConnectFailed),
+    BindFailed(BindFailed),
+    Pressure(Pressure),
+    Netns(Netns),
     Socket(SocketSeen),
     Connection(Connection),
     Usage(Usage),
@@ -62,18 +66,35 @@ impl Record {
         let (one, other) = match self {
             Self::State(state) => (id(&state.process), None),
             Self::ConnectFailed(failed) => (Some(failed.process.id.as_str()), None),
+            Self::BindFailed(failed) => (Some(failed.process.id.as_str()), None),
             Self::Socket(socket) => (id(&socket.process), None),
             Self::Connection(over) => (id(&over.process), id(&over.closed_by)),
             Self::Usage(usage) => (usage.process.as_ref().map(|whole| whole.id.as_str()), None),
             _ => (None, None),
         };
-        one.into_iter().chain(other).collect()
+        let holders = self.holders().iter();
+        let held = holders.filter_map(|holder| holder.process.as_ref());
+        let held = held.map(|process| process.id.as_str());
+        one.into_iter().chain(other).chain(held).collect()
+    }
+
+    fn holders(&self) -> &[Holder] {
+        let explained = match self {
+            Self::ConnectFailed(failed) => failed.why.holders.as_ref(),
+            Self::BindFailed(failed) => failed.why.holders.as_ref(),
+            Self::Pressure(pressure) => Some(&pressure.holders),
+            _ => None,
+        };
+        explained.map_or(&[], Vec::as_slice)
     }
 
     fn netns(&self) -> u64 {
         match self {
             Self::State(state) => state.netns,
             Self::ConnectFailed(failed) => failed.netns,
+            Self::BindFailed(failed) => failed.netns,
+            Self::Pressure(pressure) => pressure.netns,
+            Self::Netns(settings) => settings.netns,
             Self::Socket(socket) => socket.netns,
             Self::Connection(connection) => connection.netns,
             Self::Usage(usage) => usage.netns,
@@ -135,6 +156,130 @@ pub(crate) struct ConnectFailed {
     pub reason: String,
     pub process: Process,
     pub owner: String,
+    /// IP_LOCAL_PORT_RANGE of the socket.
+    pub socket_range: Option<[u16; 2]>,
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct BindFailed {
+    pub netns: u64,
+    pub family: String,
+    pub local: Endpoint,
+    pub errno: i32,
+    pub error: String,
+    pub reason: String,
+    pub listen: bool,
+    pub process: Process,
+    pub owner: String,
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+/// What explains a failure: all of it, or the number of the line that does.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Why {
+    pub budget: Option<Budget>,
+    pub holders: Option<Vec<Holder>>,
+    #[serde(default, deserialize_with = "time_or_null")]
+    pub since: Option<Timestamp>,
+    pub failures_so_far: Option<u64>,
+    #[serde(default)]
+    pub advice: Vec<Advice>,
+    pub held_by: Option<HeldBy>,
+    pub explained_by: Option<u64>,
+    /// For so many failures this line stands.
+    pub repeats: Option<u64>,
+}
+
+impl Why {
+    /// For how many failures the line stands.
+    pub(crate) fn times(&self) -> u64 {
+        self.repeats.unwrap_or(1)
+    }
+}
+
+/// The ports of a range, from one destination's view.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub ports: [u16; 2],
+    pub range: u32,
+    pub reserved: u32,
+    pub bound: u32,
+    pub in_use: u32,
+    pub time_wait: u32,
+    pub reusable: u32,
+    pub free: u32,
+    #[serde(default)]
+    pub uncertain: bool,
+}
+
+impl Budget {
+    pub(crate) fn taken(&self) -> u32 {
+        self.in_use + self.bound
+    }
+
+    pub(crate) fn adds_up(&self) -> bool {
+        self.range == u32::from(self.ports[1] - self.ports[0]) + 1
+            && self.range == self.reserved + self.taken() + self.free
+            && self.time_wait <= self.in_use
+            && self.reusable <= self.free
+    }
+}
+
+/// A process, or the rest of them, and its ports of a budget.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub process: Option<WholeProcess>,
+    pub exited: Option<bool>,
+    /// So many more processes, in one row.
+    pub others: Option<u64>,
+    pub ports: u32,
+    pub states: BTreeMap<String, u32>,
+    pub bound: u32,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Advice {
+    pub id: String,
+    pub why: String,
+    pub how: String,
+}
+
+/// The socket that is in the way.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct HeldBy {
+    pub local: Endpoint,
+    pub state: Option<String>,
+    pub process: Option<WholeProcess>,
+}
+
+/// The settings of a namespace are others than before.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Netns {
+    pub netns: u64,
+}
+
+/// A destination runs out of ports, or recovers.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Pressure {
+    pub netns: u64,
+    /// `None`, as the peer: the ports that are bound, and so closed to every destination.
+    pub local_ip: Option<String>,
+    pub peer: Option<Endpoint>,
+    pub level: String,
+    pub before: String,
+    pub used_percent: f64,
+    pub budget: Budget,
+    pub open_rate: Option<f64>,
+    pub window_s: Option<f64>,
+    pub forecast: String,
+    pub exhausts_in_s: Option<f64>,
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+    #[serde(default)]
+    pub advice: Vec<Advice>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -251,7 +396,7 @@ pub(crate) struct Destination {
 }
 
 /// A process as such, not one of its threads.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(crate) struct WholeProcess {
     pub id: String,
     pub pid: u32,
@@ -303,6 +448,8 @@ pub(crate) struct Stop {
     pub events: u64,
     pub lost: u64,
     pub failures: u64,
+    #[serde(default)]
+    pub bind_failures: u64,
 }
 
 /// The namespaces whose lines stay in memory: ours. What else the machine does may be a flood.
@@ -323,16 +470,21 @@ pub(crate) struct Counts {
     /// Those that each stand for an event.
     pub events: u64,
     pub failures: u64,
+    pub bind_failures: u64,
 }
 
 impl Counts {
     fn add(&mut self, record: &Record) {
         self.events += u64::from(match record {
             Record::State(state) => !state.corrected,
-            Record::ConnectFailed(_) => true,
+            Record::ConnectFailed(_) | Record::BindFailed(_) => true,
             _ => false,
         });
-        self.failures += u64::from(matches!(record, Record::ConnectFailed(_)));
+        match record {
+            Record::ConnectFailed(failed) => self.failures += failed.why.times(),
+            Record::BindFailed(failed) => self.bind_failures += failed.why.times(),
+            _ => {}
+        }
     }
 }
 
@@ -432,7 +584,9 @@ impl Lines {
             Ok(line) if line.seq != expected => {
                 inner.bad.push(format!("seq is not {expected}: {raw}"));
             }
-            Ok(Common { ts, record, .. }) => {
+            Ok(Common {
+                ts, seq, record, ..
+            }) => {
                 inner.counts.add(&record);
                 inner.snapshots.add(&record);
                 inner.rounds.add(&record);
@@ -442,6 +596,7 @@ impl Lines {
                 }
                 let line = Arc::new(Line {
                     raw,
+                    seq,
                     ts,
                     arrived,
                     record,

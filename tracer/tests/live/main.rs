@@ -15,6 +15,7 @@ mod dump;
 mod lines;
 #[path = "../loopback/mod.rs"]
 mod loopback;
+mod mix;
 mod netns;
 mod random;
 mod report;

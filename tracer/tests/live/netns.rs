@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{lines, loopback};
 
@@ -64,6 +64,35 @@ impl Netns {
         self.run(|| {
             fs::write(Path::new("/proc/sys/net").join(name), value)
                 .with_context(|| format!("cannot set net/{name} to {value}"))
+        })
+    }
+
+    /// Whether there is such a value below `/proc/sys/net`.
+    pub(crate) fn has_sysctl(&self, name: &str) -> bool {
+        let path = Path::new("/proc/sys/net").join(name);
+        self.run(|| Ok(path.exists())).unwrap_or_default()
+    }
+
+    /// Gives the loopback interface one more address.
+    pub(crate) fn add_address(&self, ip: Ipv4Addr) -> Result<()> {
+        self.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            // SAFETY: all zero bytes are a valid `ifreq`: integers, arrays and a null pointer.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in request.ifr_name.iter_mut().zip(*b"lo:1") {
+                *to = from.cast_signed();
+            }
+            let addr = SockAddr::from(SocketAddrV4::new(ip, 0));
+            // SAFETY: the kind of SIOCSIFADDR has an address here, and that of IPv4 is as long.
+            request.ifr_ifru.ifru_addr = unsafe { addr.as_ptr().cast::<libc::sockaddr>().read() };
+            // SAFETY: the request is one of SIOCSIFADDR's kind, and outlives the call.
+            let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &request) };
+            ensure!(
+                done == 0,
+                "cannot add {ip}: {}",
+                std::io::Error::last_os_error()
+            );
+            Ok(())
         })
     }
 

@@ -15,7 +15,7 @@ use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, Socket, Type};
 
-use super::{Op, brood, bulk, churn::Churn, orders, uring};
+use super::{Op, brood, bulk, churn::Churn, mix, orders, storm, uring};
 use crate::netns;
 
 /// Reads and accepts give up after this long, so that a failing scenario ends.
@@ -61,6 +61,7 @@ pub(super) fn tcp(v6: bool) -> io::Result<Socket> {
 struct Sockets {
     open: HashMap<i64, Socket>,
     churn: Churn,
+    held: mix::Held,
 }
 
 impl Sockets {
@@ -74,6 +75,21 @@ impl Sockets {
             }
             Op::Held => Ok(self.churn.held()),
             Op::Brood { to, times } => brood::raise(to, times),
+            Op::Hold { steps, dies } => self.held.hold(&steps, dies.as_deref()),
+            Op::Fill(fill) => self.held.fill(&fill),
+            Op::LetGo => {
+                self.held.let_go();
+                Ok(vec![0])
+            }
+            Op::Storm {
+                to,
+                threads,
+                rate,
+                millis,
+            } => {
+                let time = Duration::from_millis(millis);
+                Ok(storm::storm(to, threads, rate, time))
+            }
             single => self.act_single(&single).map(|value| vec![value]),
         }
     }
@@ -143,7 +159,16 @@ impl Sockets {
             Op::Send { fd } => self.get(fd)?.send(b"x").map(drop),
             Op::Write { fd, bytes } => write(self.get(fd)?, bytes),
             Op::Read { fd, bytes } => read(self.get(fd)?, bytes),
-            Op::ServeOrders { fd } => self.get(fd)?.try_clone().map(orders::serve),
+            Op::ServeOrders { fd } => {
+                let socket = self.get(fd)?.try_clone()?;
+                orders::serve(socket, orders::KEPT);
+                Ok(())
+            }
+            Op::ServeAndKeep { fd } => {
+                let socket = self.get(fd)?.try_clone()?;
+                orders::serve(socket, usize::MAX);
+                Ok(())
+            }
             _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
         }
     }
@@ -180,7 +205,7 @@ impl Sockets {
     }
 }
 
-fn set_option(socket: &Socket, level: i32, name: i32, value: u32) -> io::Result<()> {
+pub(super) fn set_option(socket: &Socket, level: i32, name: i32, value: u32) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the kernel reads `len` bytes of `value`, which outlives the call.
     let done = unsafe {

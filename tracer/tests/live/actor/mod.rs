@@ -8,8 +8,10 @@ mod brood;
 mod bulk;
 mod churn;
 mod client;
+mod mix;
 mod op;
 mod orders;
+mod storm;
 mod taker;
 mod uring;
 
@@ -19,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub(crate) use churn::Ground;
 pub(crate) use client::{Actor, Server};
+pub(crate) use mix::{End, Fill, Source, Step};
 pub(crate) use op::{Held, Op};
 
 use crate::netns;

@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::churn::Ground;
+use super::{
+    churn::Ground,
+    mix::{Fill, Step},
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Op {
@@ -165,6 +168,27 @@ pub(crate) enum Op {
     },
     /// Answers what the churn holds by `bind()` alone, each as a [`Held`].
     Held,
+    /// As `ServeOrders`, and what is to be kept is kept as long as the process lives.
+    ServeAndKeep {
+        fd: i64,
+    },
+    /// Takes ports; `dies` names a child that does it and then ends. Answers the pid, and for each step the port.
+    Hold {
+        steps: Vec<Step>,
+        dies: Option<String>,
+    },
+    /// Connects until one fails. Answers the first error, or 0, and the ports of the others, which stay open.
+    Fill(Fill),
+    /// Closes all that `Hold` and `Fill` opened.
+    LetGo,
+    /// Connects that are to fail, for so long, by so many threads, so many per second of all. Answers how many
+    /// failed for the lack of a port, and how many ended otherwise.
+    Storm {
+        to: SocketAddr,
+        threads: u32,
+        rate: u32,
+        millis: u64,
+    },
     /// Processes that live for one connection each; answers pid and port of each.
     Brood {
         to: SocketAddr,

@@ -55,25 +55,25 @@ pub(super) fn open_new(to: SocketAddr, order: Order) -> io::Result<Socket> {
 }
 
 /// How many connections are kept at most; the oldest makes room.
-const KEPT: usize = 12;
+pub(super) const KEPT: usize = 12;
 /// A client that says nothing, or does not end, holds up the others this long.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// In the background, one connection at a time.
-pub(super) fn serve(listener: Socket) {
+pub(super) fn serve(listener: Socket, keeps: usize) {
     thread::spawn(move || {
         let mut kept = Vec::new();
         loop {
             match listener.accept() {
                 // A connection may have any end; the server goes on.
-                Ok((socket, _)) => drop(obey(socket, &mut kept)),
+                Ok((socket, _)) => drop(obey(socket, &mut kept, keeps)),
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }
     });
 }
 
-fn obey(socket: Socket, kept: &mut Vec<Socket>) -> io::Result<()> {
+fn obey(socket: Socket, kept: &mut Vec<Socket>, keeps: usize) -> io::Result<()> {
     socket.set_read_timeout(Some(SILENCE))?;
     match Order::read(&socket)? {
         Order::CloseLast => drop((&socket).read_to_end(&mut Vec::new())?),
@@ -86,7 +86,7 @@ fn obey(socket: Socket, kept: &mut Vec<Socket>) -> io::Result<()> {
         }
         Order::DropKept => kept.clear(),
     }
-    if kept.len() > KEPT {
+    if kept.len() > keeps {
         kept.remove(0);
     }
     Ok(())

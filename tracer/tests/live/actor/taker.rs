@@ -65,7 +65,7 @@ pub(super) fn take() -> Result<()> {
     let mut held = Vec::new();
     while let Some((what, socket)) = receive(stdin.as_fd())? {
         match what {
-            SERVE => orders::serve(socket),
+            SERVE => orders::serve(socket, orders::KEPT),
             _ => held.push(socket),
         }
         if held.len() > HELD {

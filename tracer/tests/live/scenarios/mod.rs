@@ -1,11 +1,13 @@
 //! What happens to sockets, and what the tracer must say about it, on every backend.
 
+mod bind_failed;
 mod conflict;
 mod connections;
 mod connections_cut;
 mod exhaustion;
 mod exhaustion_range;
 mod exhaustion_uring;
+mod explained;
 mod failure;
 pub(crate) mod leak;
 mod lifecycle;
@@ -53,6 +55,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
         exhaustion_range::ALL,
         exhaustion_uring::ALL,
         conflict::ALL,
+        explained::ALL,
+        bind_failed::ALL,
         no_source::ALL,
         nginx::ALL,
         connections::ALL,

@@ -49,7 +49,9 @@ pub(crate) fn whole_run(backend: Backend) -> Result<()> {
     ensure!(finished.stderr.is_empty(), "stderr: {}", finished.stderr);
     let counts = finished.lines.counts();
     ensure!(
-        stop.events >= counts.events && stop.failures == counts.failures,
+        stop.events >= counts.events
+            && stop.failures == counts.failures
+            && stop.bind_failures == counts.bind_failures,
         "{stop:?} after {counts:?}"
     );
     let lines = finished.lines.all();

@@ -1,11 +1,14 @@
 //! The program itself: how it starts, ends, and what it says when it cannot.
 
+pub(crate) mod budget;
+mod failures;
 mod healing;
 mod instances;
 mod latency;
 mod limits;
 mod older;
 mod ports;
+mod pressure;
 mod refusals;
 mod yardstick;
 
@@ -23,6 +26,9 @@ const fn test(name: &'static str, run: fn() -> Result<()>) -> Test {
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
     [
         yardstick::ALL,
+        budget::ALL,
+        failures::ALL,
+        pressure::ALL,
         refusals::ALL,
         ports::ALL,
         instances::ALL,

@@ -33,7 +33,7 @@ pub(super) const ALL: &[Test] = &[
 const NOBODY: u32 = 65_534;
 
 /// Exit 1, nothing on standard output, and at least a sentence on standard error.
-fn refused(output: &Output) -> Result<String> {
+pub(super) fn refused(output: &Output) -> Result<String> {
     let stderr = String::from_utf8(output.stderr.clone())?.trim().to_owned();
     ensure!(
         output.status.code() == Some(1) && output.stdout.is_empty(),
