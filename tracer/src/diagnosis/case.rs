@@ -25,6 +25,13 @@ pub enum Trouble {
     NoSourceAddress,
 }
 
+impl Trouble {
+    /// Whether it is about ports that are all taken.
+    pub fn is_shortage(self) -> bool {
+        matches!(self, Self::NoPort | Self::NoPortToBind)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
     pub trouble: Trouble,

@@ -9,8 +9,9 @@ use crate::{
     record::Level,
 };
 
-/// How often a destination is looked at port by port.
-const EVERY: u64 = Duration::from_secs(1).as_nanos() as u64;
+/// A destination is looked at port by port once in so long for each port that it may have: the usual range once a
+/// second, and a small one each time.
+const EVERY_PER_PORT: u64 = Duration::from_micros(35).as_nanos() as u64;
 
 /// Falling back takes so many percent less than coming there: no line for every port around a level.
 const SLACK: f64 = 5.0;
@@ -93,9 +94,13 @@ impl Pressure {
             watched.is_busy = true;
             watched.sample(traffic, now);
             let taken = f64::from(traffic.ports + ledger.bound_ports(way.netns));
-            let all = usable(way.netns).map_or(f64::INFINITY, f64::from);
-            let may_be_full = taken * 100.0 >= self.levels.warning * all;
-            let is_time = now.saturating_sub(watched.looked) >= EVERY;
+            // Nothing to measure by.
+            let Some(usable) = usable(way.netns) else {
+                continue;
+            };
+            let may_be_full = taken * 100.0 >= self.levels.warning * f64::from(usable);
+            let every = EVERY_PER_PORT.saturating_mul(u64::from(usable));
+            let is_time = now.saturating_sub(watched.looked) >= every;
             if is_time && (may_be_full || watched.level != Level::Ok) {
                 due.push(*way);
             }

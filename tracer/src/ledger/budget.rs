@@ -107,12 +107,13 @@ impl Query<'_> {
         (low, high)
     }
 
-    fn way(&self, peer: Endpoint) -> Way {
-        Way {
+    /// The one that is asked about.
+    pub fn way(&self) -> Option<Way> {
+        Some(Way {
             netns: self.netns,
             local_ip: self.local_ip,
-            peer,
-        }
+            peer: self.peer?,
+        })
     }
 
     /// Whether the port at `end` is tried or skipped, the kernel alone knows: it looks at pairs, and one end
@@ -125,7 +126,8 @@ impl Query<'_> {
     }
 
     /// Whether a timewait socket gives way to `connect()` once it is old enough.
-    fn will_reuse(&self, entry: &Entry) -> bool {
+    fn will_reuse(&self, entry: &Entry, rules: Rules) -> bool {
+        let is_waiting = entry.state == State::TimeWait || rules.reuses_fin_wait2;
         let is_enabled = match self.settings.tw_reuse {
             1 => true,
             2 => [entry.local, entry.peer]
@@ -133,18 +135,14 @@ impl Query<'_> {
                 .any(|end| end.ip().is_loopback()),
             _ => false,
         };
-        is_enabled && entry.marks.has(Marks::TIMESTAMPS)
+        is_waiting && is_enabled && entry.marks.has(Marks::TIMESTAMPS)
     }
 
     /// Whether a timewait socket gives way to `connect()` now (`tcp_twsk_unique`, net/ipv4/tcp_ipv4.c).
     fn reuses(&self, entry: &Entry, rules: Rules) -> bool {
         const DELAY: u32 = 1000;
-        let since = match entry.state {
-            State::TimeWait => entry.waits_since(),
-            _ if rules.reuses_fin_wait2 => entry.closed.get(),
-            _ => None,
-        };
-        let Some(since) = since.filter(|_| self.will_reuse(entry)) else {
+        let may_be = self.will_reuse(entry, rules);
+        let Some(since) = entry.waits_since().filter(|_| may_be) else {
             return false;
         };
         if rules.delays {
@@ -358,7 +356,10 @@ impl Ledger {
             accounts.add(entry);
             if entry.state == State::TimeWait {
                 // One that gives way does so in the next second or the one after that.
-                let due = entry.due.get().filter(|_| !query.will_reuse(entry));
+                let due = entry
+                    .due
+                    .get()
+                    .filter(|_| !query.will_reuse(entry, self.rules));
                 let rest = due.map_or(1, |due| due.saturating_sub(query.now) / SECOND);
                 let second = usize::try_from(rest).unwrap_or(RELEASES);
                 explained.releases[second.min(RELEASES - 1)] += 1;
@@ -425,11 +426,6 @@ impl Ledger {
             (std::cmp::Reverse(holder.ports), process)
         });
         holders
-    }
-
-    /// The way of a query, if it is for one.
-    pub fn traffic_of(&self, query: &Query) -> Option<&super::Traffic> {
-        self.traffic(&query.way(query.peer?))
     }
 }
 

@@ -292,10 +292,14 @@ impl Entry {
         self.due = ts.saturating_add(TIME_WAIT).into();
     }
 
-    /// When its TIME_WAIT began.
+    /// When its TIME_WAIT began, or of a timewait socket in FIN_WAIT2 that, by the usual `tcp_fin_timeout` where it is
+    /// older than the tracer: that is as long.
     pub(super) fn waits_since(&self) -> Option<u64> {
-        let due = self.due.get().filter(|_| self.state == State::TimeWait);
-        due.map(|due| due.saturating_sub(TIME_WAIT))
+        let by_timer = self.due.get().map(|due| due.saturating_sub(TIME_WAIT));
+        match self.state {
+            State::TimeWait => by_timer,
+            _ => self.closed.get().or(by_timer),
+        }
     }
 
     pub(super) fn enter(&mut self, state: State) {

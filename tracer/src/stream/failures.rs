@@ -9,17 +9,14 @@ use crate::{
         case::{Case, Trouble},
         failures::{Attempt, Call, GATHERING, Gathered, Verdict},
     },
-    event::{Event, Kind, Reason, Task},
-    ledger::{Explained, Query, Way},
+    event::{Event, Kind, Reason},
+    ledger::{Explained, Query},
     pool::Settings,
     record::{KnownSocket, Shortage, Told},
 };
 
 /// Settings may be so old for an explanation.
 const FRESH: Duration = Duration::from_millis(100);
-
-/// Listeners that an advice may name.
-const NAMED: usize = 10;
 
 impl Stream {
     pub(super) fn failed(&mut self, event: &Event) {
@@ -42,87 +39,87 @@ impl Stream {
     }
 
     fn explain(&mut self, event: &Event, attempt: &Attempt, so_far: u64) {
-        let gathered = self.failures.take_gathered(attempt);
+        let repeats = match self.failures.take_gathered(attempt) {
+            0 => None,
+            gathered => Some(gathered + 1),
+        };
+        let told = Told {
+            failures_so_far: so_far,
+            repeats,
+            ..Told::default()
+        };
         let pid = event.task.as_ref().map(|task| task.pid);
         let settings = self.settings(event.netns, pid, event.ts, FRESH);
+        let line = match trouble(attempt) {
+            Some(trouble) if settings.is_some() || !trouble.is_shortage() => {
+                let settings = settings.unwrap_or_default();
+                self.tell_why(event, trouble, &settings, told)
+            }
+            _ => self.lines.failure(event, told),
+        };
+        self.failures.explained(attempt, event.ts, line);
+    }
+
+    /// Writes the line with all that explains it, and returns its number.
+    fn tell_why(
+        &mut self,
+        event: &Event,
+        trouble: Trouble,
+        settings: &Settings,
+        told: Told,
+    ) -> u64 {
+        let pid = event.task.as_ref().map(|task| task.pid);
         let host = self.surroundings.host(event.netns, pid, event.ts);
-        let trouble = trouble(attempt);
-        let is_shortage = matches!(trouble, Trouble::NoPort | Trouble::NoPortToBind);
-        let unknown = Settings::default();
+        let tuple = &event.tuple;
         let query = Query {
             netns: event.netns,
-            local_ip: event.tuple.local.ip,
-            peer: (trouble == Trouble::NoPort).then_some(event.tuple.peer),
-            settings: settings.as_ref().unwrap_or(&unknown),
+            local_ip: tuple.local.ip,
+            peer: is_connect(&event.kind).then_some(tuple.peer),
+            settings,
             socket_range: event.socket_range,
             now: event.ts,
         };
-        let way = Way {
-            netns: event.netns,
-            local_ip: event.tuple.local.ip,
-            peer: event.tuple.peer,
-        };
-        let explained = match is_shortage && settings.is_some() {
+        let explained = match trouble.is_shortage() {
             true => self.ledger.explain(&query),
             false => Explained::default(),
         };
         let holder = match trouble {
-            Trouble::TupleInUse => {
-                self.ledger
-                    .tuple_holder(event.netns, event.tuple.local, event.tuple.peer)
-            }
-            Trouble::AddressInUse => self.ledger.port_holder(event.netns, event.tuple.local),
+            Trouble::TupleInUse => self
+                .ledger
+                .tuple_holder(event.netns, tuple.local, tuple.peer),
+            Trouble::AddressInUse => self.ledger.port_holder(event.netns, tuple.local),
             _ => None,
         };
         let case = Case {
-            trouble,
-            family: event.tuple.family,
-            local_ip: event.tuple.local.ip,
-            peer: event.tuple.peer,
-            local_port: event.tuple.local.port,
+            family: tuple.family,
+            local_port: tuple.local.port,
             held_by: holder.clone(),
-            listeners_outside: named(&explained.listeners_outside),
-            listening_outside: explained.listeners_outside.len() as u32,
-            settings: query.settings,
-            budget: explained.budget,
-            holders: &explained.holders,
-            socket_range: event.socket_range,
-            peer_is_local: self.ledger.is_local(&way),
-            bound_connections: explained.bound_connections,
-            listeners: named(&explained.listeners),
-            listening: explained.listeners.len() as u32,
-            serving_time_wait: explained.serving_time_wait,
-            open_rate: self.pressure.open_rate(&way),
-            host,
+            ..self.case(trouble, &query, &explained, host)
         };
-        let advice = advice(&case);
-        let known: Vec<_> = self.lines.know_holders(&explained.holders);
-        let owner = self.lines.know(holder.as_ref().and_then(|held| held.task));
+        let advice = Some(advice(&case));
+        let traffic = query.way().and_then(|way| self.ledger.traffic(&way));
+        let since = traffic.and_then(|traffic| traffic.half_since);
+        let known = self.lines.know_holders(&explained.holders);
+        let owner = self
+            .lines
+            .know(holder.as_ref().and_then(|holder| holder.task));
+        let shortage = trouble.is_shortage().then(|| Shortage {
+            budget: explained.budget.into(),
+            holders: self.lines.holders(&explained.holders, &known),
+            since: since.map(|since| self.lines.clock.monotonic(since)),
+            incomplete: self.is_incomplete,
+        });
         let held_by = holder.as_ref().map(|socket| {
             let process = owner.as_ref().map(|owner| owner.process());
             Box::new(KnownSocket::new(socket, process, event.ts))
         });
-        let half_since = self
-            .ledger
-            .traffic(&way)
-            .and_then(|traffic| traffic.half_since);
-        let shortage = (is_shortage && settings.is_some()).then(|| Shortage {
-            budget: explained.budget.into(),
-            holders: self.lines.holders(&explained.holders, &known),
-            since: half_since.map(|since| self.lines.clock.monotonic(since)),
-            incomplete: self.is_incomplete,
-        });
         let told = Told {
-            failures_so_far: so_far,
-            repeats: (gathered > 0).then_some(gathered + 1),
-            explained_by: None,
             shortage,
             held_by,
-            advice: Some(advice),
+            advice,
+            ..told
         };
-        // Its number is known only now: processes have been introduced.
-        let line = self.lines.failure(event, told);
-        self.failures.explained(attempt, event.ts, line);
+        self.lines.failure(event, told)
     }
 
     /// Tells failures that were only counted.
@@ -145,29 +142,23 @@ impl Lines {
     }
 }
 
-fn trouble(attempt: &Attempt) -> Trouble {
-    match attempt.call {
+/// `None`: nobody knows.
+fn trouble(attempt: &Attempt) -> Option<Trouble> {
+    Some(match attempt.call {
+        Call::Connect(Reason::PortsExhausted) => Trouble::NoPort,
         Call::Connect(Reason::TupleInUse) => Trouble::TupleInUse,
         Call::Connect(Reason::NoSourceAddress) => Trouble::NoSourceAddress,
-        Call::Connect(_) => Trouble::NoPort,
+        Call::Connect(Reason::Unknown) => return None,
         Call::Bind if attempt.local_port.is_some() => Trouble::AddressInUse,
         Call::Bind | Call::Listen => Trouble::NoPortToBind,
-    }
-}
-
-/// The first listeners by the names of their processes.
-pub(super) fn named(listeners: &[(u16, Option<&Task>)]) -> Vec<(u16, String)> {
-    let listeners = listeners.iter().take(NAMED);
-    let name = |comm: &[u8]| String::from_utf8_lossy(comm).into_owned();
-    listeners
-        .map(|(port, task)| {
-            let process = task.map(|task| name(task.comm.bytes()));
-            (*port, process.unwrap_or_else(|| "unknown".into()))
-        })
-        .collect()
+    })
 }
 
 /// Whether it is a failed call.
 pub(super) fn is_failure(kind: &Kind) -> bool {
-    matches!(kind, Kind::ConnectFailed { .. } | Kind::BindFailed { .. })
+    is_connect(kind) || matches!(kind, Kind::BindFailed { .. })
+}
+
+fn is_connect(kind: &Kind) -> bool {
+    matches!(kind, Kind::ConnectFailed { .. })
 }

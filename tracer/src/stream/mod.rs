@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod bodies;
+mod case;
 mod failures;
 mod lines;
 mod pressure;

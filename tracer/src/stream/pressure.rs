@@ -1,20 +1,18 @@
 //! Destinations that run out of ports, and what to do about it before they have.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use super::{Stream, failures::named};
+use super::{
+    Stream,
+    case::{NOBODY, NOWHERE},
+};
 use crate::{
     diagnosis::{
         advice::advice,
-        case::{Case, Trouble},
+        case::Trouble,
         forecast::{Forecast, Ports, forecast},
         pressure::{hold, used_percent},
     },
-    event::{Endpoint, Family},
     ledger::{Explained, Query, Way},
     pool::Settings,
     record::{self, Level, Outlook},
@@ -99,30 +97,11 @@ impl Stream {
         });
         let outlook = outlook.unwrap_or(Forecast::Unknown);
         let host = self.surroundings.host(query.netns, None, query.now);
-        let case = Case {
-            trouble: match way {
-                Some(_) => Trouble::NoPort,
-                None => Trouble::NoPortToBind,
-            },
-            family: family(query.local_ip),
-            local_ip: query.local_ip,
-            peer: query.peer.unwrap_or(NOWHERE),
-            local_port: None,
-            held_by: None,
-            listeners_outside: named(&explained.listeners_outside),
-            listening_outside: explained.listeners_outside.len() as u32,
-            settings: query.settings,
-            budget: explained.budget,
-            holders: &explained.holders,
-            socket_range: None,
-            peer_is_local: way.is_some_and(|way| self.ledger.is_local(way)),
-            bound_connections: explained.bound_connections,
-            listeners: named(&explained.listeners),
-            listening: explained.listeners.len() as u32,
-            serving_time_wait: explained.serving_time_wait,
-            open_rate: rates.as_ref().map(|rates| rates.opened),
-            host,
+        let trouble = match way {
+            Some(_) => Trouble::NoPort,
+            None => Trouble::NoPortToBind,
         };
+        let case = self.case(trouble, query, &explained, host);
         let (before, level) = levels;
         let advice = match level {
             Level::Ok => Vec::new(),
@@ -173,20 +152,6 @@ impl Stream {
             self.known.insert(netns, Some(settings.clone()));
         }
         Some(settings)
-    }
-}
-
-/// No destination: what is taken from every one.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const NOWHERE: Endpoint = Endpoint {
-    ip: NOBODY,
-    port: None,
-};
-
-fn family(ip: IpAddr) -> Family {
-    match ip {
-        IpAddr::V4(_) => Family::Ipv4,
-        IpAddr::V6(_) => Family::Ipv6,
     }
 }
 

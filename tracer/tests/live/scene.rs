@@ -153,7 +153,7 @@ impl Scene {
                 self.tracer.stderr()
             );
         };
-        lines.retain(|line| !is_mark(line));
+        lines.retain(|line| !is_mark(line) && !matches!(line.record, Record::Netns(_)));
         Ok(lines)
     }
 
