@@ -21,15 +21,17 @@ pub struct Attempt {
     pub process: Option<(u32, u64)>,
     pub call: Call,
     pub local_ip: IpAddr,
-    /// Of a socket that was bound, or was to be: its port.
-    pub local_port: Option<u16>,
     pub peer: Endpoint,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     Connect(Reason),
+    /// To whatever port there is.
     Bind,
+    /// To one port.
+    BindPort,
+    /// As `Bind`.
     Listen,
 }
 
@@ -77,6 +79,7 @@ impl Attempt {
     pub fn of(event: &Event) -> Option<Self> {
         let call = match event.kind {
             Kind::ConnectFailed { reason, .. } => Call::Connect(reason),
+            Kind::BindFailed { .. } if event.tuple.local.port.is_some() => Call::BindPort,
             Kind::BindFailed { listens: true, .. } => Call::Listen,
             Kind::BindFailed { listens: false, .. } => Call::Bind,
             _ => return None,
@@ -86,7 +89,6 @@ impl Attempt {
             process: event.task.as_ref().map(|task| (task.pid, task.start_ns)),
             call,
             local_ip: event.tuple.local.ip,
-            local_port: event.tuple.local.port,
             peer: event.tuple.peer,
         })
     }

@@ -77,14 +77,8 @@ impl Pressure {
         self.watched.is_empty()
     }
 
-    /// Counts what has happened, and names the ways that should be looked at now. `usable` tells the usable ports of
-    /// a network namespace.
-    pub fn tick(
-        &mut self,
-        ledger: &Ledger,
-        usable: impl Fn(u32) -> Option<u32>,
-        now: u64,
-    ) -> Vec<Way> {
+    /// Counts what has happened, and names the ways that should be looked at now.
+    pub fn tick(&mut self, ledger: &Ledger, now: u64) -> Vec<Way> {
         for watched in self.watched.values_mut() {
             watched.is_busy = false;
         }
@@ -95,7 +89,7 @@ impl Pressure {
             watched.sample(traffic, now);
             let taken = f64::from(traffic.ports + ledger.bound_ports(way.netns));
             // Nothing to measure by.
-            let Some(usable) = usable(way.netns) else {
+            let Some(usable) = ledger.usable_ports(way.netns) else {
                 continue;
             };
             let may_be_full = taken * 100.0 >= self.levels.warning * f64::from(usable);

@@ -82,6 +82,10 @@ impl Destinations {
         self.scales.insert(netns, Scale { usable, reuses });
     }
 
+    pub(super) fn usable(&self, netns: u32) -> Option<u32> {
+        self.scales.get(&netns).map(|scale| scale.usable)
+    }
+
     pub(super) fn forget_scale(&mut self, netns: u32) {
         self.scales.remove(&netns);
     }

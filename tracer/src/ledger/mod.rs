@@ -9,6 +9,7 @@ mod claims;
 mod destinations;
 mod end;
 mod entry;
+mod holders;
 mod ingest;
 mod owners;
 mod ownership;
@@ -28,8 +29,9 @@ use self::{
     destinations::Reuse, end::Ending, entry::Entry, ingest::Change, owners::Owners, resync::Dump,
     sockets::Sockets, usage::Counters,
 };
-pub use budget::{Budget, Explained, Holder, Query};
+pub use budget::{Budget, Query};
 pub use destinations::{Traffic, Way};
+pub use holders::{Explained, Holder};
 
 use crate::{
     event::{Event, Kind, Owner, Role, Row, State, Task, Tuple},
@@ -307,6 +309,11 @@ impl Ledger {
     /// `None`: the way is not a busy one.
     pub fn traffic(&self, way: &Way) -> Option<&Traffic> {
         self.sockets.destinations.traffic(way)
+    }
+
+    /// How many ports `connect()` may choose from; `None`: the settings are not known.
+    pub fn usable_ports(&self, netns: u32) -> Option<u32> {
+        self.sockets.destinations.usable(netns)
     }
 
     /// How many of the ports that `connect()` may choose are closed to every destination.

@@ -149,7 +149,7 @@ fn trouble(attempt: &Attempt) -> Option<Trouble> {
         Call::Connect(Reason::TupleInUse) => Trouble::TupleInUse,
         Call::Connect(Reason::NoSourceAddress) => Trouble::NoSourceAddress,
         Call::Connect(Reason::Unknown) => return None,
-        Call::Bind if attempt.local_port.is_some() => Trouble::AddressInUse,
+        Call::BindPort => Trouble::AddressInUse,
         Call::Bind | Call::Listen => Trouble::NoPortToBind,
     })
 }

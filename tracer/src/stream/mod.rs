@@ -48,6 +48,8 @@ pub struct Stream {
     surroundings: Box<dyn Surroundings>,
     /// The settings of the network namespaces that have been met; `None`: they could not be read.
     known: HashMap<u32, Option<Settings>>,
+    /// The one whose settings were looked at again last.
+    refreshed: u32,
     /// Something was lost that no comparison has made up for, or the first one is not over.
     is_incomplete: bool,
     /// Something was lost since the latest comparison began.
@@ -95,6 +97,7 @@ impl Stream {
             pressure: Pressure::default(),
             surroundings: Box::new(()),
             known: HashMap::new(),
+            refreshed: 0,
             is_incomplete: true,
             has_lost_since: false,
         }

@@ -21,13 +21,15 @@ use crate::{
 /// Settings may be so old for a look at a destination.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// So many network namespaces are looked at again at each interval, in turn: each takes most of a millisecond, and a
+/// host may have thousands. Those with a busy destination are looked at once a second anyway.
+const REFRESHED: usize = 64;
+
 impl Stream {
     /// To be called some times a second.
     pub fn watch(&mut self, now: u64) {
         self.tell_gathered(now);
-        let known = &self.known;
-        let usable = |netns: u32| Some(known.get(&netns)?.as_ref()?.usable().len());
-        for way in self.pressure.tick(&self.ledger, usable, now) {
+        for way in self.pressure.tick(&self.ledger, now) {
             self.look_at(&way, now);
         }
     }
@@ -50,7 +52,7 @@ impl Stream {
         }
     }
 
-    /// Looks again at the settings of the network namespaces that have sockets, and forgets the others.
+    /// Looks again at the settings of some of the network namespaces that have sockets, and forgets those without.
     pub(super) fn refresh(&mut self, namespaces: &BTreeSet<u32>, now: u64) {
         let gone = self
             .known
@@ -58,9 +60,11 @@ impl Stream {
         for (netns, _) in gone {
             self.ledger.forget_settings(netns);
         }
-        for netns in namespaces {
+        let after = namespaces.range(self.refreshed.saturating_add(1)..);
+        for netns in after.chain(namespaces).take(REFRESHED) {
             self.known.entry(*netns).or_default();
             self.settings(*netns, None, now, RECENT);
+            self.refreshed = *netns;
         }
         self.look_at_pools(now);
     }
@@ -73,7 +77,7 @@ impl Stream {
                 continue;
             };
             let bound = self.ledger.bound_ports(netns);
-            let usable = settings.usable().len();
+            let usable = self.ledger.usable_ports(netns).unwrap_or(0);
             if let Some(levels) = self.pressure.look_at_pool(netns, bound, usable) {
                 let query = Query {
                     netns,

@@ -32,11 +32,12 @@ pub(super) const ALL: &[Test] = &[
     test("budget_refuses", budget_refuses),
 ];
 
-/// Mixes that age together, and how many batches there are: few at a time, as TIME_WAIT lasts a minute, which an
-/// emulated machine needs for 20. Of all, a few are asked too close to the moment when a
-/// TIME_WAIT becomes reusable.
+/// Mixes that age together: few at a time, as TIME_WAIT lasts a minute, which an emulated machine needs for 20.
 const BATCH: usize = 6;
-const BATCHES: usize = 11;
+/// So many are to be exact. Of all, some are asked too close to the moment when a TIME_WAIT becomes reusable, and
+/// only have bounds; there is an end to their number.
+const EXACT: usize = 60;
+const MOST_BATCHES: usize = 30;
 
 /// Of steps; some are rare.
 const KINDS: usize = 13;
@@ -165,8 +166,9 @@ pub(crate) fn explained(
     range: Option<(u16, u16)>,
 ) -> Result<()> {
     ensure!(filled.error == NO_PORT, "the last connect gave {filled:?}");
+    let at = now();
     let failed = failure(tracer, mix, filled)?;
-    mix.judge(&failed, range)
+    mix.judge(&failed, range, at)
         .with_context(|| format!("{failed:?}"))
 }
 
@@ -177,7 +179,7 @@ fn one(tracer: &Tracer, mix: &mut Mix, probe: &mut Probe<'_>, score: &mut Score)
     }
     let last = score.asked.last().copied().unwrap_or_default();
     // Where one look takes seconds, no time is calm.
-    if last < Duration::from_millis(300) {
+    if last < Duration::from_secs(1) {
         mix.wait_for_calm(last + last);
     }
     let (began, watch) = (now(), Instant::now());
@@ -196,7 +198,10 @@ fn budget_exact() -> Result<()> {
     // TIME_WAIT ends with its namespace, and the number of one that is gone is given to the next.
     let mut used = Vec::new();
     let began = Instant::now();
-    for _ in 0..BATCHES {
+    for _ in 0..MOST_BATCHES {
+        if score.exact >= EXACT {
+            break;
+        }
         let batch = Batch::new(&mut random, BATCH)?;
         used.extend(batch.each(|mix, probe| {
             let told = one(&tracer, mix, probe, &mut score);
@@ -209,6 +214,8 @@ fn budget_exact() -> Result<()> {
     note(format!("{score}; {} s in all", began.elapsed().as_secs()));
     let finished = tracer.stop(Signal::TERM)?;
     finished.check_totals()?;
+    let enough = score.exact + score.wrong.len() >= EXACT;
+    ensure!(enough, "{score}: too few could be compared");
     let first = score.wrong.iter().take(3);
     let first: Vec<_> = first.map(|error| format!("{error:#}")).collect();
     ensure!(
