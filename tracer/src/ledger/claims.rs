@@ -18,13 +18,14 @@ impl Ledger {
 
     pub(super) fn bound(&mut self, event: &Event, take: Take<'_>) {
         // A connection can not be bound: the one at this address is another then. `listen()` binds again,
-        // and for the first time when `bind()` has not.
+        // and for the first time when `bind()` has not; `bind()` itself finds no listener.
         let found = self.sockets.find(event.sock);
         let found = found.filter(|slot| {
             let entry = &self.sockets[*slot];
             let sight = Sight::of_event(event);
-            let listens = entry.state == State::Listen && listens_at(entry, event.held);
-            listens && !entry.is_other(&sight) || entry.is_holder() && entry.is_surely(&sight)
+            let listens = event.role == Some(Role::Listener) && entry.state == State::Listen;
+            listens && listens_at(entry, event.held) && !entry.is_other(&sight)
+                || entry.is_holder() && entry.is_surely(&sight)
         });
         let slot = match found {
             Some(slot) => {

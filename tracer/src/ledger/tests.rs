@@ -428,6 +428,28 @@ fn a_bound_port_is_held_before_between_and_after_connections() {
 }
 
 #[test]
+fn a_socket_bound_at_a_listeners_address_is_another_one() {
+    let mut tester = Tester::default();
+    tester.listener(1, "0.0.0.0", 9);
+    tester.told();
+    // Its close was lost. `bind()` finds no role, where `listen()` would find that of a listener.
+    tester.put(Event {
+        tuple: Tuple {
+            family: Family::Ipv4,
+            local: endpoint("0.0.0.0", 80),
+            peer: endpoint("0.0.0.0", 0),
+        },
+        held: Some(80),
+        role: None,
+        owner: Owner::Bind,
+        ..event(40, 1, Kind::Bound)
+    });
+    assert_eq!(tester.told(), ["LISTEN>CLOSE!"]);
+    assert_eq!(tester.owner(1), (Owner::Bind, Some(1)));
+    assert_eq!(tester.ledger.totals().bound, 1);
+}
+
+#[test]
 fn a_release_of_a_live_socket_means_that_its_close_was_lost() {
     let mut tester = Tester::established(1);
     tester.put(event(40, 1, Kind::Released));
