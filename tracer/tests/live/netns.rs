@@ -30,7 +30,9 @@ pub(crate) struct Netns {
 }
 
 impl Netns {
-    /// With loopback up, and with connects that give up after three seconds.
+    /// With loopback up, connects that give up after three seconds, and TIME_WAIT that no reset ends: on a slow
+    /// machine the peer's FIN is sent again and crosses the answer to the first; the answer to the second one finds no
+    /// socket, and a reset comes back (RFC 1337).
     pub(crate) fn new() -> Result<Self> {
         // Namespaces belong to threads: this one ends with the namespace entered.
         let fd = in_thread(|| {
@@ -43,6 +45,7 @@ impl Netns {
         lines::watch(inode);
         let netns = Self { fd, inode };
         netns.sysctl("ipv4/tcp_syn_retries", "1")?;
+        netns.sysctl("ipv4/tcp_rfc1337", "1")?;
         Ok(netns)
     }
 

@@ -96,10 +96,7 @@ impl Scene {
         self.tracer.lines.wait(self.netns.inode, |lines| {
             (picked(lines).len() >= steps.len()).then_some(())
         });
-        let mut found = picked(&self.settled()?);
-        if found.len() == steps.len() + 1 && is_assassinated(&found) {
-            found.pop();
-        }
+        let found = picked(&self.settled()?);
         let found_steps: Vec<_> = found.iter().map(State::step).collect();
         let differ = |(at, step): &(usize, &String)| steps.get(*at) != Some(&step.as_str());
         let first = found_steps.iter().enumerate().find(differ);
@@ -198,13 +195,6 @@ impl Scene {
         ensure!(failures.is_empty(), "called a failure: {failures:?}");
         Ok(())
     }
-}
-
-/// On a slow machine the peer's FIN is sent again and crosses the answer to the first; the answer to the second one
-/// finds no socket, and a reset comes back, which ends TIME_WAIT (RFC 1337).
-fn is_assassinated(states: &[State]) -> bool {
-    let last = states.last();
-    last.is_some_and(|state| state.step() == "TIME_WAIT>CLOSE" && !state.corrected)
 }
 
 fn states(lines: &[Arc<Line>], select: &impl Fn(&State) -> bool) -> Vec<State> {

@@ -137,8 +137,9 @@ impl Numbers {
 }
 
 /// How long the tracer may leave a difference: without a hook where timewait sockets end and change, that is
-/// found out by comparison, once per interval, as is what was lost.
-pub(crate) const INTERVALS: Duration = Duration::from_secs(5);
+/// found out by comparison, once per interval, as is what was lost. Of a second each, they take longer on a machine that
+/// emulates and has other things to do.
+pub(crate) const INTERVALS: Duration = Duration::from_secs(20);
 
 /// Compares until there is no difference. One that stays is an error: at once, if the tracer sees everything and
 /// has lost nothing.
