@@ -1,8 +1,13 @@
 //! The command line, without logic.
 
+use std::time::Duration;
+
 use clap::{Parser, Subcommand};
 
-use crate::kernel::plan::Rung;
+use crate::{
+    kernel::plan::Rung,
+    sink::{Compress, Fsync, Target},
+};
 
 /// Explains TCP ephemeral port exhaustion: who failed, why, and who holds the ports.
 ///
@@ -96,4 +101,49 @@ pub struct Trace {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub interval: u16,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Where lines go: a file, unix:PATH or tcp:HOST:PORT of a reader that listens, or `-` for standard output. May be
+    /// given several times.
+    #[arg(long, value_name = "TO", default_value = "-")]
+    pub output: Vec<Target>,
+
+    /// A label for every line. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::config::label)]
+    pub label: Vec<(String, String)>,
+
+    /// Memory for lines that no output has taken yet, with a suffix K, M or G; above it the least dear are dropped.
+    #[arg(long, value_name = "BYTES", default_value = "64M", value_parser = crate::config::buffer_size)]
+    pub buffer: usize,
+
+    /// How long the lines that wait may take at the end.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::config::duration)]
+    pub drain_timeout: Duration,
+
+    /// Begin a new file when this many bytes are in it, with a suffix K, M or G. The full one is renamed to
+    /// FILE.TIME, and names sort by time.
+    #[arg(long, value_name = "BYTES", value_parser = crate::config::bytes)]
+    pub rotate_size: Option<u64>,
+
+    /// Begin a new file when it is so old, such as 90s, 15m, 24h or 7d.
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration)]
+    pub rotate_age: Option<Duration>,
+
+    /// How many renamed files stay.
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub rotate_keep: usize,
+
+    /// What becomes of renamed files.
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Compress::None)]
+    pub compress: Compress,
+
+    /// When lines in files are made safe from a crash of the host.
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Fsync::Rotate)]
+    pub fsync: Fsync,
 }

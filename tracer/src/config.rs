@@ -1,15 +1,25 @@
 //! Validated settings: after this, nothing about arguments can fail.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::{cli::Trace, diagnosis::pressure::Levels, kernel::load::Sizes, kernel::plan::Rung};
+use anyhow::{Result, ensure};
+
+use crate::{
+    cli::{self, Trace},
+    diagnosis::pressure::Levels,
+    kernel::{load::Sizes, plan::Rung},
+    sink::{Rotation, Settings, Target},
+};
 
 /// The ring buffer's limits: one page, and what an `u32` power of two holds.
 const RING_MIN: u64 = 4096;
 const RING_MAX: u64 = 1 << 30;
 
+/// Less would not hold the lines of one look into the ring buffer.
+const BUFFER_MIN: u64 = 1 << 20;
+
 /// What `tracer` without a command is to do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub forced: Option<Rung>,
     pub sizes: Sizes,
@@ -17,11 +27,17 @@ pub struct Config {
     pub interval: Duration,
     pub levels: Levels,
     pub coalesces: bool,
+    pub labels: BTreeMap<String, String>,
+    pub output: Settings,
 }
 
-impl From<Trace> for Config {
-    fn from(trace: Trace) -> Self {
-        Self {
+impl TryFrom<Trace> for Config {
+    type Error = anyhow::Error;
+
+    fn try_from(trace: Trace) -> Result<Self> {
+        Ok(Self {
+            labels: labels(&trace.output.label)?,
+            output: output(trace.output)?,
             forced: trace.backend,
             sizes: Sizes {
                 ring: trace.ring_size,
@@ -33,8 +49,111 @@ impl From<Trace> for Config {
                 critical: trace.critical.into(),
             },
             coalesces: trace.coalesce_failures,
-        }
+        })
     }
+}
+
+fn labels(given: &[(String, String)]) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in given {
+        let before = labels.insert(key.clone(), value.clone());
+        ensure!(
+            before.is_none(),
+            "--label {key} is given twice; give each key once"
+        );
+    }
+    Ok(labels)
+}
+
+fn output(given: cli::Output) -> Result<Settings> {
+    let targets = given.output;
+    for (at, target) in targets.iter().enumerate() {
+        ensure!(
+            !targets[..at].contains(target),
+            "--output {target} is given twice; give each output once"
+        );
+    }
+    let rotates = given.rotate_size.is_some() || given.rotate_age.is_some();
+    ensure!(
+        !rotates || targets.iter().any(|to| matches!(to, Target::File(_))),
+        "only a file can be rotated: give --output FILE as well"
+    );
+    ensure!(
+        given.rotate_size != Some(0) && given.rotate_age != Some(Duration::ZERO),
+        "--rotate-size and --rotate-age can't be 0"
+    );
+    Ok(Settings {
+        targets,
+        buffer: given.buffer,
+        grace: given.drain_timeout,
+        rotation: Rotation {
+            size: given.rotate_size,
+            age: given.rotate_age,
+            keep: given.rotate_keep,
+            compress: given.compress,
+            fsync: given.fsync,
+        },
+    })
+}
+
+/// Parses a label.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| is_key(key));
+    let (key, value) = pair.ok_or(
+        "give KEY=VALUE, such as site=fra1; a key has letters, digits and `_`, and begins with no digit",
+    )?;
+    Ok((key.into(), value.into()))
+}
+
+fn is_key(key: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !key.is_empty() && key.bytes().all(fits) && !key.as_bytes()[0].is_ascii_digit()
+}
+
+/// Parses a number of bytes.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|end: char| end.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1_u64),
+        "k" | "kib" => Some(1 << 10),
+        "m" | "mib" => Some(1 << 20),
+        "g" | "gib" => Some(1 << 30),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok();
+    let bytes = number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit));
+    bytes.ok_or_else(|| "give a number of bytes, such as 65536, 64K, 8M or 1G".into())
+}
+
+/// Parses the memory for lines that wait.
+pub fn buffer_size(text: &str) -> Result<usize, String> {
+    let bytes = bytes(text)?;
+    if bytes < BUFFER_MIN {
+        return Err("give at least 1M".into());
+    }
+    usize::try_from(bytes).map_err(|error| error.to_string())
+}
+
+/// Parses a time that something may last.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|end: char| end.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" | "min" => Some(60 * 1000),
+        "h" => Some(3600 * 1000),
+        "d" => Some(24 * 3600 * 1000),
+        _ => None,
+    };
+    let number = digits.parse::<u32>().ok();
+    let millis = number
+        .zip(unit)
+        .map(|(number, unit)| u64::from(number) * unit);
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| "give a time such as 500ms, 90s, 15m, 24h or 7d".into())
 }
 
 /// Parses a size of the ring buffer and rounds it up to what the kernel accepts.
@@ -57,7 +176,7 @@ pub fn ring_size(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::ring_size;
+    use super::*;
 
     #[test]
     fn ring_sizes_are_rounded_up_and_bounded() {
@@ -68,5 +187,34 @@ mod tests {
         for bad in ["", "0", "-1", "8G", "1025M", "99999999999999999999"] {
             assert!(ring_size(bad).is_err(), "{bad}");
         }
+    }
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(bytes("65536"), Ok(65536));
+        assert_eq!(bytes("1GiB"), Ok(1 << 30));
+        assert_eq!(buffer_size("8M"), Ok(8 << 20));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for bad in ["", "M", "-1", "1T", "1.5G", "99999999999G", "1 G"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "s", "-1s", "1y", "1.5h", "99999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert!(buffer_size("64K").is_err());
+    }
+
+    #[test]
+    fn labels_have_a_key_and_any_value() {
+        let parsed = |key: &str, value: &str| Ok((key.into(), value.into()));
+        assert_eq!(label("site=fra1"), parsed("site", "fra1"));
+        assert_eq!(label("a_1=b=\"c\n"), parsed("a_1", "b=\"c\n"));
+        assert_eq!(label("a="), parsed("a", ""));
+        for bad in ["", "a", "=b", "1a=b", "a-b=c", "ä=b"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
+        let twice = [("a".into(), "1".into()), ("a".into(), "2".into())];
+        assert!(labels(&twice).is_err());
     }
 }

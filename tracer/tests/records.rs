@@ -3,7 +3,7 @@
 //! After an intended change: `UPDATE_GOLDEN=1 cargo test -p tracer --test records`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{env, fs, path::Path, sync::LazyLock};
+use std::{collections::BTreeMap, env, fs, path::Path, sync::LazyLock};
 
 use serde_json::Value;
 use tracer::{
@@ -64,9 +64,14 @@ fn text() -> String {
     for ledger in given::ledgers() {
         lines.ledger(&ledger, given::NOW);
     }
-    for place in [Where::Ring, Where::Program, Where::Table, Where::Output] {
+    for place in [Where::Ring, Where::Program, Where::Table, Where::Decode] {
         lines.loss(1234, place, place == Where::Ring);
     }
+    let dropped = BTreeMap::from([("state", 12), ("connect_failed", 3)]);
+    lines.dropped(dropped.clone(), None);
+    let labels = [("rack", "\"7\"\n"), ("site", "fra1")];
+    lines.set_labels(labels.map(|(key, value)| (key.into(), value.into())).into());
+    lines.dropped(dropped, Some("tcp:192.0.2.1:5170"));
     lines.stop();
     String::from_utf8(lines.bytes().to_vec()).unwrap()
 }
@@ -137,6 +142,9 @@ fn the_schema_refuses_what_is_no_record() {
         ("bind_failed", "reason", Value::from("tuple_in_use")),
         ("pressure", "forecast", Value::Null),
         ("netns", "netns", Value::from("4026531840")),
+        ("stop", "labels", Value::from("site=fra1")),
+        ("loss", "dropped", serde_json::json!({"state": -1})),
+        ("loss", "where", Value::from("outputs")),
     ] {
         let mut line = lines.iter().find(|line| line["type"] == kind).cloned();
         let line = line.as_mut().unwrap();
@@ -182,7 +190,7 @@ fn totals_add_up() {
     // Lines count for their repeats.
     assert_eq!(stop["failures"], 11 + 1 + 11 + 11);
     assert_eq!(stop["bind_failures"], 11 + 11);
-    assert_eq!(stop["lost"], 4 * 1234);
+    assert_eq!(stop["lost"], 4 * 1234 + 2 * 15);
     for (seq, line) in lines.iter().enumerate() {
         assert_eq!(line["seq"], seq);
     }

@@ -23,7 +23,7 @@ pub enum Outcome {
 
 pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
-        None => trace::run(Config::from(cli.trace)),
+        None => trace::run(Config::try_from(cli.trace)?),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Budget(args)) => budget::run(&args),
         Some(Command::Schema) => schema::run(),

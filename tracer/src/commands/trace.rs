@@ -26,7 +26,7 @@ use crate::{
     pool::Settings,
     record::{Coverage, Netns, Refused, Start, Table, Where},
     ring::Ring,
-    sink::{Sink, Stdout},
+    sink::{Output, Target},
     stream::{Diagnosis, Stream},
 };
 
@@ -45,6 +45,7 @@ pub fn run(config: Config) -> Result<Outcome> {
     if let Err(error) = tracefs::ensure() {
         log::debug!("tracefs can't be mounted: {error}");
     }
+    let output = Output::open(&config.output)?;
     let facts = Facts::read()?;
     let loaded = load::load(&facts, config.sizes, config.forced)?;
     warn_of_gaps(&loaded);
@@ -52,7 +53,7 @@ pub fn run(config: Config) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?
-        .block_on(trace(config, &facts, loaded))
+        .block_on(trace(config, &facts, loaded, output))
 }
 
 fn warn_of_gaps(loaded: &Loaded) {
@@ -68,8 +69,13 @@ fn warn_of_gaps(loaded: &Loaded) {
     }
 }
 
-async fn trace(config: Config, facts: &Facts, mut loaded: Loaded) -> Result<Outcome> {
-    let signals = Signals::new()?;
+async fn trace(
+    config: Config,
+    facts: &Facts,
+    mut loaded: Loaded,
+    output: Output,
+) -> Result<Outcome> {
+    let signals = Signals::new(&config)?;
     let logger =
         EbpfLogger::init(&mut loaded.ebpf).context("kernel-side messages can't be read")?;
     let ring = Ring::take(&mut loaded.ebpf).context("the object lacks a map")?;
@@ -77,6 +83,7 @@ async fn trace(config: Config, facts: &Facts, mut loaded: Loaded) -> Result<Outc
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
         .context("the ring buffer can't be waited for")?;
     let mut stream = Stream::new();
+    stream.set_labels(config.labels);
     let namespaces = namespaces();
     stream.start(&start(&facts.release, &loaded, &namespaces));
     let how = Diagnosis {
@@ -94,13 +101,12 @@ async fn trace(config: Config, facts: &Facts, mut loaded: Loaded) -> Result<Outc
         misses: 0,
         stream,
         logger,
-        sink: Stdout,
+        output,
     };
     match tracer.run(signals, config.interval).await {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        Err(error) => Err(error).context("standard output can't be written"),
-        Ok(()) if tracer.stream.has_lost() => Ok(Outcome::Lossy),
-        Ok(()) => Ok(Outcome::Done),
+        Err(error) => Err(error).context("the ring buffer can't be read"),
+        Ok(()) => Ok(tracer.outcome(config.output.grace)),
     }
 }
 
@@ -158,13 +164,14 @@ struct Tracer {
     stream: Stream,
     resync: Resync,
     logger: EbpfLogger<&'static dyn log::Log>,
-    sink: Stdout,
+    output: Output,
 }
 
 /// What the loop woke up for.
 enum Wake {
     Stop,
     Snapshot,
+    Reopen,
     Tick,
     Watch,
     Usage,
@@ -205,6 +212,7 @@ impl Tracer {
             match wake {
                 Wake::Stop => return Ok(()),
                 Wake::Snapshot => self.snapshot()?,
+                Wake::Reopen => self.output.reopen(),
                 Wake::Tick => self.tick()?,
                 Wake::Watch => self.watch()?,
                 Wake::Usage => self.usage()?,
@@ -235,14 +243,20 @@ impl Tracer {
     }
 
     fn tick(&mut self) -> io::Result<()> {
-        if self.sink.is_closed() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
+        self.output.check()?;
         self.stream.set_clock(Clock::read());
         self.logger.flush();
         self.look_for_losses()?;
         self.resync.tick(&mut self.stream);
+        self.tell_dropped(false);
         self.drain().map(drop)
+    }
+
+    /// Says which lines the outputs did not take.
+    fn tell_dropped(&mut self, over: bool) {
+        for (output, dropped) in self.output.take_dropped(over) {
+            self.stream.dropped(dropped.by_type(), output.as_deref());
+        }
     }
 
     fn watch(&mut self) -> io::Result<()> {
@@ -255,9 +269,9 @@ impl Tracer {
     fn snapshot(&mut self) -> io::Result<()> {
         self.drain_until_now()?;
         self.look_at_table()?;
-        let sink = &mut self.sink;
+        let output = &mut self.output;
         self.stream
-            .snapshot(clock::now(), &mut |lines| sink.write(lines))?;
+            .snapshot(clock::now(), &mut |lines| output.send(lines))?;
         self.flush()
     }
 
@@ -320,7 +334,7 @@ impl Tracer {
             (losses.ring, Where::Ring),
             (missed + losses.timewait, Where::Program),
             (losses.table, Where::Table),
-            (losses.malformed, Where::Output),
+            (losses.malformed, Where::Decode),
         ] {
             if count > 0 {
                 self.stream.lost();
@@ -343,13 +357,17 @@ impl Tracer {
         Ok(total - std::mem::replace(&mut self.misses, total))
     }
 
+    /// Hands the lines over; the outputs write them when they can.
     fn flush(&mut self) -> io::Result<()> {
-        if self.stream.lines().is_empty() {
+        if self.stream.batch().is_empty() {
             return Ok(());
         }
-        let written = self.sink.write(self.stream.lines());
+        let sent = self.output.send(self.stream.batch());
         self.stream.clear();
-        written
+        if self.output.take_forgot() {
+            self.stream.forget_introductions();
+        }
+        sent
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -360,10 +378,33 @@ impl Tracer {
         self.logger.flush();
         self.look_for_losses()?;
         self.resync.give_up(&mut self.stream);
-        let sink = &mut self.sink;
+        let output = &mut self.output;
         self.stream
-            .stop(clock::now(), &mut |lines| sink.write(lines))?;
-        self.flush()
+            .wind_up(clock::now(), &mut |lines| output.send(lines))?;
+        self.flush()?;
+        self.tell_dropped(true);
+        self.stream.end();
+        self.output.send_last(self.stream.batch());
+        Ok(())
+    }
+
+    /// Waits for the outputs, but not for longer than so.
+    fn outcome(self, grace: Duration) -> Outcome {
+        let mut lossy = self.stream.has_lost();
+        for end in self.output.finish() {
+            lossy |= end.unwritten > 0 || end.uncertain;
+            if end.unwritten > 0 {
+                log::warn!(
+                    "{}: the last {} lines were not taken within {grace:?} (--drain-timeout)",
+                    end.name,
+                    end.unwritten
+                );
+            }
+        }
+        match lossy {
+            true => Outcome::Lossy,
+            false => Outcome::Done,
+        }
     }
 }
 
@@ -374,17 +415,23 @@ fn regular(period: Duration) -> Interval {
     ticks
 }
 
-/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot.
+/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot. SIGHUP opens files anew; where there are none, it
+/// ends the run as it ends other programs: the terminal has gone.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
     ask: Signal,
+    hangup: Signal,
+    has_files: bool,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    fn new(config: &Config) -> Result<Self> {
         let on = |kind| signal(kind).context("signals can't be received");
+        let is_file = |to: &Target| matches!(to, Target::File(_));
         Ok(Self {
+            hangup: on(SignalKind::hangup())?,
+            has_files: config.output.targets.iter().any(is_file),
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
             ask: on(SignalKind::user_defined2())?,
@@ -396,6 +443,10 @@ impl Signals {
             _ = self.interrupt.recv() => Wake::Stop,
             _ = self.terminate.recv() => Wake::Stop,
             _ = self.ask.recv() => Wake::Snapshot,
+            _ = self.hangup.recv() => match self.has_files {
+                true => Wake::Reopen,
+                false => Wake::Stop,
+            },
         }
     }
 }

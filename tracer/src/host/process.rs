@@ -57,6 +57,12 @@ impl Processes {
         (id, Some(identity))
     }
 
+    /// Nobody has been introduced.
+    pub fn forget(&mut self) {
+        self.current.clear();
+        self.previous.clear();
+    }
+
     /// Whether the task's process has not ended yet.
     pub fn is_alive(&self, task: &Task) -> bool {
         let stat = Stat::read(&self.proc.join(task.pid.to_string()));

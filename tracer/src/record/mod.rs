@@ -2,7 +2,7 @@
 //!
 //! Readers ignore fields that they do not know; a field is never renamed within a version.
 
-use std::{borrow::Cow, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -30,8 +30,9 @@ pub const VERSION: u32 = 1;
 
 /// The body of a kind of line.
 pub trait Body: Serialize {
+    const KIND: Kind;
     /// The value of `type`.
-    const TYPE: &'static str;
+    const TYPE: &'static str = Self::KIND.name();
 }
 
 /// One line.
@@ -45,10 +46,13 @@ pub struct Line<'a, B: Body> {
     #[serde(serialize_with = "rfc3339")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub ts: Timestamp,
-    /// Counts the lines of this run from 0: a gap is a lost line.
+    /// Counts the lines of this run from 0, those included that were dropped: a gap is a lost line.
     pub seq: u64,
     /// Name of the host.
     pub host: &'a str,
+    /// What `--label` says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub labels: Option<&'a BTreeMap<String, String>>,
     #[serde(flatten)]
     pub body: &'a B,
 }
@@ -77,26 +81,40 @@ impl<B: Body> JsonSchema for Type<B> {
     }
 }
 
-macro_rules! body {
-    ($($body:ty = $name:literal)*) => {
-        $(impl Body for $body { const TYPE: &'static str = $name; })*
+/// The kinds of lines, each with its name and its body.
+macro_rules! kinds {
+    ($($kind:ident = $name:literal: $body:ty;)*) => {
+        /// What a line is one of: its `type`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $($kind),* }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// The value of `type`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name),* }
+            }
+        }
+
+        $(impl Body for $body { const KIND: Kind = Kind::$kind; })*
     };
 }
 
-body! {
-    Start = "start"
-    State<'_> = "state"
-    ConnectFailed<'_> = "connect_failed"
-    BindFailed<'_> = "bind_failed"
-    Pressure<'_> = "pressure"
-    NetnsSettings = "netns"
-    Connection<'_> = "connection"
-    KnownSocket<'_> = "socket"
-    Usage<'_> = "usage"
-    Ledger = "ledger"
-    ProcessIdentity = "process"
-    Loss = "loss"
-    Stop = "stop"
+kinds! {
+    Start = "start": Start;
+    Process = "process": ProcessIdentity;
+    State = "state": State<'_>;
+    ConnectFailed = "connect_failed": ConnectFailed<'_>;
+    BindFailed = "bind_failed": BindFailed<'_>;
+    Pressure = "pressure": Pressure<'_>;
+    Netns = "netns": NetnsSettings;
+    Connection = "connection": Connection<'_>;
+    Usage = "usage": Usage<'_>;
+    Ledger = "ledger": Ledger;
+    Socket = "socket": KnownSocket<'_>;
+    Loss = "loss": Loss<'_>;
+    Stop = "stop": Stop;
 }
 
 /// One line of tracer's output. Ignore fields that are not described here: more may come.
@@ -115,7 +133,7 @@ enum AnyLine {
     Usage(Line<'static, Usage<'static>>),
     Ledger(Line<'static, Ledger>),
     Process(Line<'static, ProcessIdentity>),
-    Loss(Line<'static, Loss>),
+    Loss(Line<'static, Loss<'static>>),
     Stop(Line<'static, Stop>),
 }
 

@@ -1,5 +1,7 @@
 //! How a run begins and ends, and what it lost.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -88,12 +90,18 @@ pub struct NetnsSettings {
 
 /// Something was lost; it is counted where it was.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Loss {
-    /// How many, since the last such line.
+pub struct Loss<'a> {
+    /// How many, since the last such line. Where lines were lost, how many lines.
     pub events: u64,
     pub r#where: Where,
-    /// Whether the picture has been made whole again.
+    /// Whether the picture has been made whole again. Lines that were lost never spoil it.
     pub resynced: bool,
+    /// The lines that were lost, by `type`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Which output, as `--output` names it, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub output: Option<&'a str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -104,7 +112,9 @@ pub enum Where {
     /// The kernel skipped a run of a program, because one was running on that CPU already, or did not call a
     /// probe: events are missing.
     Program,
-    /// A record was not understood.
+    /// A record of the ring buffer was not understood: an event is missing.
+    Decode,
+    /// The output took lines more slowly than they came: lines are missing.
     Output,
     /// The kernel-side socket table was full: the later lines of so many sockets lack their owner.
     Table,
@@ -113,7 +123,7 @@ pub enum Where {
 /// The last line.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Stop {
-    /// Lines of this run, this one included.
+    /// Lines of this run, this one and those that were dropped included.
     pub lines: u64,
     /// Events that the kernel side reported.
     pub events: u64,

@@ -1,9 +1,10 @@
 //! Lines: numbered, dated, counted, and each process introduced before the first that names it.
 
-use std::{borrow::Cow, io, marker::PhantomData, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, io, marker::PhantomData, sync::Arc};
 
 use jiff::Timestamp;
 
+use super::Batch;
 use crate::{
     clock::Clock,
     event::Task,
@@ -19,7 +20,7 @@ use crate::{
 const CHUNK: usize = 1 << 20;
 
 /// Where [`Lines::pass`] puts whole lines.
-pub type Write<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+pub type Write<'a> = &'a mut dyn FnMut(&Batch) -> io::Result<()>;
 
 /// The lines of one run, gathered until somebody takes them.
 pub struct Lines {
@@ -28,7 +29,8 @@ pub struct Lines {
     pub(super) failures: u64,
     pub(super) bind_failures: u64,
     host: String,
-    buffer: Vec<u8>,
+    labels: Option<BTreeMap<String, String>>,
+    batch: Batch,
     count: u64,
     events: u64,
     lost: u64,
@@ -48,7 +50,8 @@ impl Lines {
             failures: 0,
             bind_failures: 0,
             host,
-            buffer: Vec::new(),
+            labels: None,
+            batch: Batch::default(),
             count: 0,
             events: 0,
             lost: 0,
@@ -59,22 +62,32 @@ impl Lines {
         self.clock = clock;
     }
 
+    /// What every line is to carry.
+    pub fn set_labels(&mut self, labels: BTreeMap<String, String>) {
+        self.labels = Some(labels).filter(|labels| !labels.is_empty());
+    }
+
     /// The lines since the last call to [`clear`](Self::clear).
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// The same, as text.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer
+        self.batch.bytes()
     }
 
     pub fn clear(&mut self) {
-        self.buffer.clear();
+        self.batch.clear();
     }
 
     /// Passes the lines on if they have become many: then memory does not grow with the number of sockets.
     pub(super) fn pass(&mut self, write: Write) -> io::Result<()> {
-        if self.buffer.len() < CHUNK {
+        if self.bytes().len() < CHUNK {
             return Ok(());
         }
-        let written = write(&self.buffer);
-        self.buffer.clear();
+        let written = write(&self.batch);
+        self.clear();
         written
     }
 
@@ -112,8 +125,29 @@ impl Lines {
             events: count,
             r#where: place,
             resynced,
+            dropped: BTreeMap::new(),
+            output: None,
         };
         self.write(self.clock.now(), &body);
+    }
+
+    /// Lines that did not reach an output.
+    pub fn dropped(&mut self, dropped: BTreeMap<&'static str, u64>, output: Option<&str>) {
+        let count = dropped.values().sum();
+        self.lost += count;
+        let body = Loss {
+            events: count,
+            r#where: Where::Output,
+            resynced: true,
+            dropped,
+            output,
+        };
+        self.write(self.clock.now(), &body);
+    }
+
+    /// Introduces every process anew when it is named the next time: lines that did were dropped.
+    pub fn forget_introductions(&mut self) {
+        self.processes.forget();
     }
 
     pub fn stop(&mut self) {
@@ -151,19 +185,16 @@ impl Lines {
             ts,
             seq,
             host: &self.host,
+            labels: self.labels.as_ref(),
             body,
         };
-        let length = self.buffer.len();
-        match serde_json::to_writer(&mut self.buffer, &line) {
-            Ok(()) => {
-                self.buffer.push(b'\n');
-                self.count += 1;
-            }
-            // Unreachable with these types; half a line must not get out all the same.
-            Err(error) => {
-                self.buffer.truncate(length);
-                log::error!("a line of type {} can't be written: {error}", B::TYPE);
-            }
+        let written = self
+            .batch
+            .write(B::KIND, |bytes| serde_json::to_writer(bytes, &line));
+        match written {
+            Ok(()) => self.count += 1,
+            // Unreachable with these types; half a line does not get out all the same.
+            Err(error) => log::error!("a line of type {} can't be written: {error}", B::TYPE),
         }
         seq
     }

@@ -1,7 +1,7 @@
 //! Events in, lines out: the ledger says what they mean, and [`Lines`] writes it down.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     io,
     time::Duration,
 };
@@ -22,12 +22,14 @@ use crate::{
     record::{self, Seeded, Table, Where, milliseconds},
 };
 
+mod batch;
 mod bodies;
 mod case;
 mod failures;
 mod lines;
 mod pressure;
 
+pub use batch::Batch;
 pub use lines::{Lines, Write};
 
 /// One run: what is known of the kernel's sockets, and the lines about it that nobody has taken yet.
@@ -146,7 +148,17 @@ impl Stream {
         self.overflow += count;
     }
 
+    /// What every line is to carry.
+    pub fn set_labels(&mut self, labels: BTreeMap<String, String>) {
+        self.lines.set_labels(labels);
+    }
+
     /// The lines since the last call to [`clear`](Self::clear).
+    pub fn batch(&self) -> &Batch {
+        self.lines.batch()
+    }
+
+    /// The same, as text.
     pub fn lines(&self) -> &[u8] {
         self.lines.bytes()
     }
@@ -292,9 +304,25 @@ impl Stream {
         self.lines.loss(count, place, resynced);
     }
 
-    /// The end: connections that are in TIME_WAIT, the last usage, and the `stop` line. Most lines go to
-    /// `write` at once, the last ones stay.
+    /// Says which lines did not reach an output, which is named where there are several.
+    pub fn dropped(&mut self, dropped: BTreeMap<&'static str, u64>, output: Option<&str>) {
+        self.lines.dropped(dropped, output);
+    }
+
+    /// Lines that introduced processes were dropped: each is introduced anew when it is named the next time.
+    pub fn forget_introductions(&mut self) {
+        self.lines.forget_introductions();
+    }
+
+    /// The end: [`wind_up`](Self::wind_up) and the `stop` line.
     pub fn stop(&mut self, now: u64, write: Write) -> io::Result<()> {
+        let written = self.wind_up(now, write);
+        self.end();
+        written
+    }
+
+    /// Connections that are in TIME_WAIT, and the last usage. Most lines go to `write` at once, the last ones stay.
+    pub fn wind_up(&mut self, now: u64, write: Write) -> io::Result<()> {
         let lines = &mut self.lines;
         let mut written = Ok(());
         self.ledger.finish(now, &mut |effect| {
@@ -305,8 +333,12 @@ impl Stream {
         });
         self.tell_gathered(u64::MAX);
         self.usage(now);
-        self.lines.stop();
         written
+    }
+
+    /// The `stop` line.
+    pub fn end(&mut self) {
+        self.lines.stop();
     }
 }
 

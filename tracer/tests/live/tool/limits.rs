@@ -80,17 +80,26 @@ fn tiny_ring() -> Result<()> {
     accounted(&scene.into_tracer()?.stop(Signal::TERM)?, netns)
 }
 
-/// A reader that takes nothing for a while holds up nobody but itself, and gets to know what it
-/// missed. A signal that comes meanwhile is not forgotten.
+/// A reader that takes nothing for a while holds up nobody but itself, and misses nothing while there is memory. A
+/// signal that comes meanwhile is not forgotten.
 fn slow_reader() -> Result<()> {
-    let scene = scene(&["--ring-size", "65536"])?;
+    let scene = scene(&["--drain-timeout", "60s"])?;
     let netns = scene.netns.inode;
     let lines = scene.tracer.lines.clone();
     let pause = lines.pause();
     burst(&scene)?;
     scene.tracer.signal(Signal::TERM)?;
     drop(pause);
-    accounted(&scene.into_tracer()?.finish()?, netns)
+    let finished = scene.into_tracer()?.finish()?;
+    finished.check_totals()?;
+    let lost = finished.lost_at("ring") + finished.lost_at("program");
+    let seen = u64::try_from(states_of(&finished, netns))?;
+    ensure!(
+        finished.lost_at("output") == 0 && seen + lost >= u64::try_from(2 * BURST)?,
+        "{seen} seen, lost {:?}",
+        finished.losses()
+    );
+    Ok(())
 }
 
 /// More sockets than the table has room for: the others may be shown without an owner, and are counted.

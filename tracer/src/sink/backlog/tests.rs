@@ -1,0 +1,119 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMIT: usize = 1 << 20;
+
+/// Lines that say which they are.
+fn lines(kind: Kind, numbers: std::ops::Range<u32>) -> Batch {
+    let mut batch = Batch::default();
+    for number in numbers {
+        batch.push(kind, format!("{number:0199}\n").as_bytes());
+    }
+    batch
+}
+
+/// Everything that waits, oldest first.
+fn drain(backlog: &mut Backlog) -> Vec<(Kind, u32)> {
+    let (mut all, mut used) = (Vec::new(), None);
+    while let Some(batch) = backlog.take(used.take()) {
+        all.extend(batch.lines().map(|(kind, line)| {
+            let line = std::str::from_utf8(line).unwrap();
+            (kind, line.trim_end().parse::<u32>().unwrap())
+        }));
+        used = Some(batch);
+    }
+    all
+}
+
+#[test]
+fn lines_come_out_as_they_went_in() {
+    let mut backlog = Backlog::new(LIMIT);
+    for at in 0..20 {
+        backlog.push(&lines(Kind::State, at * 100..(at + 1) * 100));
+    }
+    assert_eq!(backlog.lines(), 2000);
+    let all = drain(&mut backlog);
+    let expected: Vec<_> = (0..2000).map(|at| (Kind::State, at)).collect();
+    assert_eq!(all, expected);
+    assert_eq!((backlog.lines(), backlog.size()), (0, 0));
+    assert_eq!(backlog.take_dropped().total(), 0);
+}
+
+#[test]
+fn the_oldest_of_the_least_dear_go_first() {
+    let mut backlog = Backlog::new(LIMIT);
+    backlog.push(&lines(Kind::ConnectFailed, 0..100));
+    backlog.push(&lines(Kind::State, 0..2000));
+    backlog.push(&lines(Kind::Usage, 0..100));
+    backlog.push(&lines(Kind::Connection, 0..2500));
+    let dropped = backlog.take_dropped();
+    assert_eq!(dropped.total(), dropped.of(Kind::State));
+    let rest = drain(&mut backlog);
+    let states: Vec<u32> = of(&rest, Kind::State);
+    assert_eq!(states.len() as u64, 2000 - dropped.total());
+    assert!(states.iter().copied().eq(dropped.total() as u32..2000));
+    assert_eq!(of(&rest, Kind::ConnectFailed).len(), 100);
+
+    backlog.push(&lines(Kind::Usage, 0..100));
+    backlog.push(&lines(Kind::State, 0..1000));
+    backlog.push(&lines(Kind::ConnectFailed, 0..20_000));
+    let dropped = backlog.take_dropped();
+    assert_eq!(dropped.of(Kind::State), 1000);
+    assert_eq!(dropped.of(Kind::Usage), 100);
+    let last = drain(&mut backlog).pop();
+    assert_eq!(last, Some((Kind::ConnectFailed, 19_999)));
+}
+
+fn of(lines: &[(Kind, u32)], kind: Kind) -> Vec<u32> {
+    let of = lines.iter().filter(|(is, _)| *is == kind);
+    of.map(|(_, number)| *number).collect()
+}
+
+#[test]
+fn processes_stay_as_long_as_anybody_may_refer_to_them() {
+    let mut backlog = Backlog::new(LIMIT);
+    assert!(!backlog.push(&lines(Kind::Process, 0..1000)));
+    assert!(!backlog.push(&lines(Kind::ConnectFailed, 0..20_000)));
+    let forgot = backlog.push(&lines(Kind::Process, 1000..6000));
+    assert!(forgot);
+    assert!(of(&drain(&mut backlog), Kind::ConnectFailed).is_empty());
+}
+
+#[test]
+fn what_is_being_written_counts() {
+    let mut backlog = Backlog::new(LIMIT);
+    backlog.push(&lines(Kind::State, 0..4000));
+    let before = backlog.size();
+    let taken = backlog.take(None).unwrap();
+    assert_eq!(backlog.size(), before);
+    assert_eq!(backlog.lines() + taken.len() as u64, 4000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever comes: memory is bounded, order is kept, and every line is there or counted.
+    #[test]
+    fn nothing_is_lost_in_silence(
+        steps in prop::collection::vec((0..Kind::ALL.len(), 1_u32..2000, prop::bool::weighted(0.2)), 1..60)
+    ) {
+        let mut backlog = Backlog::new(LIMIT);
+        let (mut pushed, mut written, mut number) = (0, Vec::new(), 0);
+        for (kind, count, takes) in steps {
+            backlog.push(&lines(Kind::ALL[kind], number..number + count));
+            number += count;
+            pushed += u64::from(count);
+            prop_assert!(backlog.size() <= LIMIT);
+            if takes && let Some(batch) = backlog.take(None) {
+                written.extend(batch.lines().map(|(_, line)| line.to_vec()));
+            }
+        }
+        let dropped = backlog.take_dropped().total();
+        while let Some(batch) = backlog.take(None) {
+            written.extend(batch.lines().map(|(_, line)| line.to_vec()));
+        }
+        prop_assert_eq!(written.len() as u64 + dropped, pushed);
+        prop_assert!(written.is_sorted());
+    }
+}
