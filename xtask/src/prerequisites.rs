@@ -16,7 +16,7 @@ pub(crate) struct Prerequisite {
     for_vm: bool,
 }
 
-const PREREQUISITES: [Prerequisite; 3] = [
+const PREREQUISITES: [Prerequisite; 5] = [
     Prerequisite {
         command: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -36,6 +36,20 @@ const PREREQUISITES: [Prerequisite; 3] = [
         package: "nginx",
         purpose: "is the real server of the live tests; where systemd runs, Debian also starts it on port 80",
         avoid: "--skip-install, which skips its tests",
+        for_vm: false,
+    },
+    Prerequisite {
+        command: "rsyslogd",
+        package: "rsyslog",
+        purpose: "collects the lines of a live test; where systemd runs, Debian also starts it for the system's log",
+        avoid: "--skip-install, which skips its test",
+        for_vm: false,
+    },
+    Prerequisite {
+        command: "logrotate",
+        package: "logrotate",
+        purpose: "rotates the files of a live test",
+        avoid: "--skip-install, which skips its test",
         for_vm: false,
     },
 ];

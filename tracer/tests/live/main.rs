@@ -17,6 +17,7 @@ mod lines;
 mod loopback;
 mod mix;
 mod netns;
+mod output;
 mod random;
 mod report;
 mod rounds;

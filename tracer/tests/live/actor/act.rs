@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     env,
+    ffi::CString,
     io::{self, BufRead as _, Read as _, Write as _},
     net::SocketAddr,
     os::fd::{AsRawFd as _, OwnedFd},
@@ -133,6 +134,10 @@ impl Sockets {
     /// Operations that only succeed or fail.
     fn act_quiet(&self, op: &Op) -> io::Result<()> {
         match *op {
+            Op::Rename { ref name } => {
+                let name = CString::new(name.as_slice())?;
+                Ok(rustix::thread::set_name(&name)?)
+            }
             Op::ReuseAddress { fd } => self.get(fd)?.set_reuse_address(true),
             Op::Nonblocking { fd } => self.get(fd)?.set_nonblocking(true),
             Op::LingerZero { fd } => self.get(fd)?.set_linger(Some(Duration::ZERO)),

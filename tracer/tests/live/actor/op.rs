@@ -112,6 +112,10 @@ pub(crate) enum Op {
     HandOver {
         fd: i64,
     },
+    /// Takes another name, of any bytes.
+    Rename {
+        name: Vec<u8>,
+    },
     /// Moves to another network namespace; the sockets stay where they were made.
     Enter {
         netns: String,

@@ -1,6 +1,7 @@
 //! The program itself: how it starts, ends, and what it says when it cannot.
 
 pub(crate) mod budget;
+mod collected;
 mod failures;
 mod healing;
 mod instances;
@@ -10,6 +11,8 @@ mod older;
 mod ports;
 mod pressure;
 mod refusals;
+mod rotated;
+mod stalled;
 mod yardstick;
 
 use anyhow::Result;
@@ -36,6 +39,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         older::ALL,
         healing::ALL,
         latency::ALL,
+        rotated::ALL,
+        stalled::ALL,
+        collected::ALL,
     ]
     .into_iter()
     .flatten()
