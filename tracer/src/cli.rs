@@ -33,8 +33,23 @@ pub enum Command {
     ///
     /// Without a port in `--to`: the destinations with the fewest free ports.
     Budget(Budget),
+    /// Say what happened, who did it, why, and what to change, from recorded lines.
+    ///
+    /// Exit status: 0 done; 1 nothing could be read; 2 something was skipped, lost or cut off, and the report says what.
+    Report(Report),
     /// Print the JSON Schema of the lines.
     Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Report {
+    /// Recorded lines of any hosts, plain or compressed with gzip or zstd; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<std::path::PathBuf>,
+
+    /// Print one JSON object instead of a text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod pool;
 pub mod record;
+pub mod report;
 pub mod ring;
 pub mod sink;
 pub mod stream;

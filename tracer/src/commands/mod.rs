@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod check;
+pub mod report;
 mod resync;
 pub mod schema;
 pub mod trace;
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         None => trace::run(Config::try_from(cli.trace)?),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Budget(args)) => budget::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::Schema) => schema::run(),
     }
 }
