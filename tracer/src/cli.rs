@@ -47,6 +47,26 @@ pub struct Report {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<std::path::PathBuf>,
 
+    /// Only from here on: 2026-01-02T03:04:05Z; 14:05 (UTC, before the last line); -10m (before the last line).
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<crate::report::narrow::Moment>,
+
+    /// Only up to here; as `--since`.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<crate::report::narrow::Moment>,
+
+    /// Only this process: its name (all of that name), pid or id.
+    #[arg(long, value_name = "NAME|PID|ID")]
+    pub process: Option<String>,
+
+    /// Only these destinations.
+    #[arg(long, value_name = "IP[:PORT]|CIDR")]
+    pub peer: Option<crate::report::narrow::Peer>,
+
+    /// Only this network namespace: its inode number.
+    #[arg(long, value_name = "INODE")]
+    pub netns: Option<u32>,
+
     /// Print one JSON object instead of a text.
     #[arg(long)]
     pub json: bool,

@@ -1,0 +1,647 @@
+//! The ports of each network namespace and destination over time.
+//!
+//! `state` lines tell each change, `usage` lines the whole now and then: levels follow the changes, and are set to the
+//! whole whenever it is told, so that what was lost does not stay. Without `state` lines levels hold from one `usage`
+//! to the next, and without those, finished connections tell where they were.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::names::{HostId, ProcessId};
+use crate::{
+    event::State,
+    report::{
+        digest::Route,
+        series::{Axis, Level, Spans, Sums},
+    },
+};
+
+/// States of a socket, and [`BOUND`].
+pub(super) const STATES: usize = 12;
+/// In place of a state: it only holds a port.
+pub(super) const BOUND: usize = 11;
+const _: () = assert!(State::Closing as usize + 1 == BOUND);
+
+/// So many network namespaces, rows of one, and destinations are kept.
+const POOLS: usize = 1024;
+const STACKS: usize = 512;
+const DESTINATIONS: usize = 2048;
+/// So many processes of a destination are told apart.
+const OWNERS: usize = 8;
+/// An attempt that fails at once never has a port: until it is so old, it is not counted (nanoseconds).
+const FRESH: i64 = 10_000_000;
+/// So many attempts are watched for that.
+const ATTEMPTS: usize = 1024;
+
+pub(super) type PoolId = usize;
+pub(super) type DestinationId = usize;
+
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    pub pools: Vec<Pool>,
+    by_netns: HashMap<(HostId, u32), PoolId>,
+    pub destinations: Vec<Destination>,
+    by_route: HashMap<(PoolId, Route), DestinationId>,
+    /// Network namespaces that had no room.
+    pub refused: u64,
+    /// Destinations that were dropped: nothing was there, and others need the room.
+    pub dropped: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub host: HostId,
+    pub netns: u32,
+    pub limit: Level,
+    pub ports: Level,
+    pub time_wait: Level,
+    /// As `state`, `connection` and `usage` lines tell it.
+    pub opened: [Sums; 3],
+    pub closed: [Sums; 3],
+    pub failed: Sums,
+    pub failed_by_usage: Sums,
+    pub peak: Option<Peak>,
+    pub stacks: Vec<Stack>,
+    by_process: HashMap<ProcessId, usize>,
+    /// What kinds of lines there were.
+    pub told: Told,
+    attempts: VecDeque<Attempt>,
+    /// Some levels began without knowing what was there before.
+    pub anchored: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub state: bool,
+    pub usage: bool,
+    pub connection: bool,
+    pub failure: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Peak {
+    pub ts: i64,
+    pub ports: i32,
+    /// `None`: not looked for yet.
+    pub owner: Option<(ProcessId, i32)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub process: ProcessId,
+    pub states: [Option<Box<Level>>; STATES],
+    pub total: i32,
+    pub highest: i32,
+    pub failed_by_usage: u64,
+    /// Ports of connections that are over.
+    pub established: Spans,
+    pub waited: Spans,
+}
+
+#[derive(Debug)]
+pub(super) struct Destination {
+    pub pool: PoolId,
+    pub route: Route,
+    pub limit: Option<Level>,
+    pub ports: Level,
+    pub time_wait: Level,
+    /// In FIN_WAIT2: this side closed, and the peer has not yet.
+    pub half_closed: Level,
+    /// As `state` and `connection` lines tell it.
+    pub opened: [Sums; 2],
+    pub failed: Sums,
+    /// Connections that this side, or the peer, closed first.
+    pub closed_here: Sums,
+    pub closed_there: Sums,
+    /// Connections that are over, and milliseconds they lasted.
+    pub finished: Sums,
+    pub lasted: Sums,
+    pub peak: Option<Peak>,
+    pub owners: Vec<(ProcessId, Level)>,
+    pub established: Spans,
+    pub waited: Spans,
+    /// The highest pressure: 1 warning, 2 critical.
+    pub pressure: u8,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    cookie: u64,
+    ts: i64,
+    who: Who,
+}
+
+/// Whose port it is, and where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Who {
+    pub process: ProcessId,
+    pub destination: Option<DestinationId>,
+}
+
+/// When: `bin` is none where it does not count, only what it leads to. The axis is small: a copy spares borrows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct When {
+    pub axis: Axis,
+    pub bin: Option<i64>,
+    pub ts: i64,
+}
+
+/// A change of state of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub old: State,
+    pub new: State,
+    pub has_port: bool,
+    pub cookie: u64,
+}
+
+impl Pools {
+    /// `None`: there are too many.
+    pub(super) fn pool(&mut self, host: HostId, netns: u32) -> Option<PoolId> {
+        if let Some(known) = self.by_netns.get(&(host, netns)) {
+            return Some(*known);
+        }
+        if self.pools.len() == POOLS {
+            self.refused += 1;
+            return None;
+        }
+        self.pools.push(Pool::new(host, netns));
+        self.by_netns.insert((host, netns), self.pools.len() - 1);
+        Some(self.pools.len() - 1)
+    }
+
+    pub(super) fn destination(&mut self, pool: PoolId, route: Route) -> DestinationId {
+        let fresh = self.destinations.len();
+        let id = *self.by_route.entry((pool, route)).or_insert(fresh);
+        if id == fresh {
+            self.destinations.push(Destination::new(pool, route));
+        }
+        id
+    }
+
+    /// Makes room: destinations with nothing in use, no failure and no pressure go, those with fewest connections
+    /// first. Numbers of destinations change.
+    pub(super) fn make_room(&mut self, axis: &Axis) {
+        if self.destinations.len() <= DESTINATIONS {
+            return;
+        }
+        for pool in 0..self.pools.len() {
+            self.count_attempts(pool, i64::MAX, axis);
+        }
+        let weight = |to: &Destination| {
+            (
+                to.failed.total(),
+                to.pressure,
+                to.ports.now(),
+                to.highest(),
+                to.opened(),
+            )
+        };
+        let mut weights: Vec<_> = self.destinations.iter().map(weight).collect();
+        weights.sort_unstable();
+        let least = weights[weights.len() - DESTINATIONS / 2];
+        let before = self.destinations.len();
+        self.destinations.retain(|to| weight(to) > least);
+        self.dropped += (before - self.destinations.len()) as u64;
+        let numbered = self.destinations.iter().enumerate();
+        self.by_route = numbered.map(|(id, to)| ((to.pool, to.route), id)).collect();
+    }
+
+    /// A transition of a socket that has a port of its own.
+    pub(super) fn change(&mut self, pool: PoolId, who: Who, change: Change, when: When) {
+        self.pools[pool].told.state = true;
+        self.count_attempts(pool, when.ts.saturating_sub(FRESH), &when.axis);
+        let Change { old, new, .. } = change;
+        self.count_change(pool, who, change, when);
+        if old == State::Close && new == State::SynSent && !change.has_port {
+            self.attempt(pool, change.cookie, who, when);
+            return;
+        }
+        let is_fresh = old == State::SynSent && self.take_attempt(pool, change.cookie, who);
+        let from = (holds(old) && !is_fresh).then_some(old as usize);
+        self.shift(pool, who, from, holds(new).then_some(new as usize), when);
+    }
+
+    fn count_change(&mut self, pool: PoolId, who: Who, change: Change, when: When) {
+        use State::{Close, CloseWait, Established, FinWait1, Listen, SynSent, TimeWait};
+        let Some(bin) = when.bin else { return };
+        let (axis, Change { old, new, .. }) = (&when.axis, change);
+        let to = who.destination.map(|to| &mut self.destinations[to]);
+        if new == Established {
+            self.pools[pool].opened[0].add(axis, bin, 1);
+            if let Some(to) = to {
+                to.opened[0].add(axis, bin, 1);
+            }
+            return;
+        }
+        if matches!(new, TimeWait | Close) && !matches!(old, TimeWait | SynSent | Close | Listen) {
+            self.pools[pool].closed[0].add(axis, bin, 1);
+        }
+        match (old, new, to) {
+            (Established, FinWait1, Some(to)) => to.closed_here.add(axis, bin, 1),
+            (Established, CloseWait, Some(to)) => to.closed_there.add(axis, bin, 1),
+            _ => {}
+        }
+    }
+
+    fn attempt(&mut self, pool: PoolId, cookie: u64, who: Who, when: When) {
+        if self.pools[pool].attempts.len() == ATTEMPTS {
+            self.count_attempts(pool, when.ts.saturating_add(1), &when.axis);
+        }
+        let attempt = Attempt {
+            cookie,
+            ts: when.ts,
+            who,
+        };
+        self.pools[pool].attempts.push_back(attempt);
+    }
+
+    fn take_attempt(&mut self, pool: PoolId, cookie: u64, who: Who) -> bool {
+        let attempts = &mut self.pools[pool].attempts;
+        let is_it =
+            |attempt: &Attempt| attempt.cookie == cookie && attempt.who.process == who.process;
+        let found = attempts.iter().rposition(is_it);
+        found.and_then(|at| attempts.remove(at)).is_some()
+    }
+
+    /// Attempts older than `before` have a port.
+    fn count_attempts(&mut self, pool: PoolId, before: i64, axis: &Axis) {
+        while let Some(first) = self.pools[pool].attempts.front()
+            && first.ts < before
+        {
+            let (who, ts) = (first.who, first.ts);
+            self.pools[pool].attempts.pop_front();
+            // Its own bin may lie before the axis: the next change shows it.
+            let when = When {
+                axis: *axis,
+                bin: None,
+                ts,
+            };
+            self.shift(pool, who, None, Some(State::SynSent as usize), when);
+        }
+    }
+
+    /// A port goes from one state to another.
+    fn shift(
+        &mut self,
+        pool: PoolId,
+        who: Who,
+        from: Option<usize>,
+        to: Option<usize>,
+        when: When,
+    ) {
+        const TIME_WAIT: usize = State::TimeWait as usize;
+        const FIN_WAIT2: usize = State::FinWait2 as usize;
+        let is = |state: Option<usize>, which| i32::from(state == Some(which));
+        let change = i32::from(to.is_some()) - i32::from(from.is_some());
+        let waits = is(to, TIME_WAIT) - is(from, TIME_WAIT);
+        let halves = is(to, FIN_WAIT2) - is(from, FIN_WAIT2);
+        if let Some(to) = who.destination {
+            self.destinations[to].shift(who.process, change, waits, halves, when);
+        }
+        self.pools[pool].shift(who.process, from, to, change, waits, when);
+    }
+
+    /// A connection that is over.
+    pub(super) fn finished(&mut self, pool: PoolId, who: Who, over: Over, axis: &mut Axis) {
+        let it = &mut self.pools[pool];
+        it.told.connection = true;
+        let bin = axis.bin(over.closed);
+        if over.established {
+            it.closed[1].add(axis, bin, 1);
+        }
+        let alone = !it.told.state && !it.told.usage;
+        if alone {
+            let stack = it.stack(who.process);
+            let stack = &mut it.stacks[stack];
+            over.into(&mut stack.established, &mut stack.waited, axis);
+        }
+        let Some(opened) = over.opened else { return };
+        let bin = axis.bin(opened);
+        self.pools[pool].opened[1].add(axis, bin, over.established.into());
+        let Some(to) = who.destination else { return };
+        let to = &mut self.destinations[to];
+        to.opened[1].add(axis, bin, over.established.into());
+        to.finished.add(axis, bin, 1);
+        to.lasted.add(
+            axis,
+            bin,
+            ((over.closed - opened) / 1_000_000).max(0) as u64,
+        );
+        if alone {
+            over.into(&mut to.established, &mut to.waited, axis);
+            let closer = if over.waited {
+                &mut to.closed_here
+            } else {
+                &mut to.closed_there
+            };
+            let bin = axis.bin(over.closed);
+            closer.add(axis, bin, over.established.into());
+        }
+    }
+
+    /// The pools of a host are not known from here on.
+    pub(super) fn end(&mut self, host: HostId, when: When) {
+        for (id, pool) in self.pools.iter_mut().enumerate() {
+            if pool.host == host {
+                pool.end(when);
+                for to in self.destinations.iter_mut().filter(|to| to.pool == id) {
+                    to.end(when);
+                }
+            }
+        }
+    }
+
+    /// Names the owners of peaks that have none yet.
+    pub(super) fn settle(&mut self) {
+        for pool in &mut self.pools {
+            pool.settle();
+        }
+        for to in &mut self.destinations {
+            to.settle();
+        }
+    }
+}
+
+/// A connection that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    pub opened: Option<i64>,
+    pub closed: i64,
+    /// When its TIME_WAIT was.
+    pub ended: i64,
+    pub established: bool,
+    pub waited: bool,
+}
+
+impl Over {
+    fn into(self, established: &mut Spans, waited: &mut Spans, axis: &mut Axis) {
+        if let Some(opened) = self.opened {
+            established.add(axis, opened, self.closed);
+        }
+        if self.waited {
+            waited.add(axis, self.closed, self.ended);
+        }
+    }
+}
+
+/// Whether a socket in this state has a port: LISTEN is among what is bound, which only `usage` tells, and SYN_RECV
+/// is of the accepting side.
+fn holds(state: State) -> bool {
+    !matches!(state, State::Close | State::Listen | State::SynRecv)
+}
+
+impl Pool {
+    fn new(host: HostId, netns: u32) -> Self {
+        Self {
+            host,
+            netns,
+            limit: Level::default(),
+            ports: Level::default(),
+            time_wait: Level::default(),
+            opened: Default::default(),
+            closed: Default::default(),
+            failed: Sums::default(),
+            failed_by_usage: Sums::default(),
+            peak: None,
+            stacks: Vec::new(),
+            by_process: HashMap::new(),
+            told: Told::default(),
+            attempts: VecDeque::new(),
+            anchored: false,
+        }
+    }
+
+    /// The row of a process.
+    pub(super) fn stack(&mut self, process: ProcessId) -> usize {
+        if let Some(known) = self.by_process.get(&process) {
+            return *known;
+        }
+        if self.stacks.len() >= STACKS {
+            // The last row is for all who come too late.
+            return self.stacks.len() - 1;
+        }
+        self.stacks.push(Stack {
+            process,
+            states: Default::default(),
+            total: 0,
+            highest: 0,
+            failed_by_usage: 0,
+            established: Spans::default(),
+            waited: Spans::default(),
+        });
+        self.by_process.insert(process, self.stacks.len() - 1);
+        self.stacks.len() - 1
+    }
+
+    fn shift(
+        &mut self,
+        process: ProcessId,
+        from: Option<usize>,
+        to: Option<usize>,
+        change: i32,
+        waits: i32,
+        when: When,
+    ) {
+        if change != 0 {
+            self.settle();
+        }
+        let stack = self.stack(process);
+        let stack = &mut self.stacks[stack];
+        for (state, by) in [(from, -1), (to, 1)] {
+            if let Some(state) = state {
+                stack.level(state).add(&when.axis, when.bin, by);
+            }
+        }
+        stack.total += change;
+        stack.highest = stack.highest.max(stack.total);
+        if waits != 0 {
+            self.time_wait.add(&when.axis, when.bin, waits);
+        }
+        if change != 0 || self.ports.now() == 0 {
+            self.ports.add(&when.axis, when.bin, change);
+            peak(&mut self.peak, self.ports.now(), when);
+        }
+    }
+
+    /// Sets a state of a process, and the sums with it.
+    pub(super) fn set(&mut self, process: ProcessId, state: usize, ports: i32, when: When) {
+        let stack = self.stack(process);
+        let stack = &mut self.stacks[stack];
+        if ports == 0 && stack.states[state].is_none() {
+            return;
+        }
+        let change = ports - stack.level(state).now();
+        stack.level(state).set(&when.axis, when.bin, ports);
+        stack.total += change;
+        stack.highest = stack.highest.max(stack.total);
+    }
+
+    /// The sums, after [`Pool::set`].
+    pub(super) fn sum(&mut self, when: When) {
+        let now = |stack: &Stack, state: usize| {
+            stack.states[state].as_ref().map_or(0, |level| level.now())
+        };
+        let ports: i32 = self.stacks.iter().map(|stack| stack.total).sum();
+        let waits: i32 = self
+            .stacks
+            .iter()
+            .map(|stack| now(stack, State::TimeWait as usize))
+            .sum();
+        self.ports.set(&when.axis, when.bin, ports);
+        self.time_wait.set(&when.axis, when.bin, waits);
+        peak(&mut self.peak, ports, when);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let Some(peak) = self.peak.as_mut().filter(|peak| peak.owner.is_none()) else {
+            return;
+        };
+        let most = self.stacks.iter().max_by_key(|stack| stack.total);
+        peak.owner = most.map(|stack| (stack.process, stack.total));
+    }
+
+    /// What was there before was `more` than was counted.
+    pub(super) fn lift(&mut self, process: ProcessId, state: usize, more: i32) {
+        let stack = self.stack(process);
+        self.stacks[stack].level(state).lift(more);
+        self.ports.lift(more);
+        if state == State::TimeWait as usize {
+            self.time_wait.lift(more);
+        }
+        if let Some(peak) = &mut self.peak {
+            peak.ports += more;
+        }
+    }
+
+    fn end(&mut self, when: When) {
+        self.settle();
+        self.attempts.clear();
+        self.anchored = false;
+        for level in self
+            .stacks
+            .iter_mut()
+            .flat_map(|stack| &mut stack.states)
+            .flatten()
+        {
+            level.end(&when.axis, when.bin);
+        }
+        for stack in &mut self.stacks {
+            stack.total = 0;
+        }
+        for level in [&mut self.ports, &mut self.time_wait, &mut self.limit] {
+            level.end(&when.axis, when.bin);
+        }
+    }
+}
+
+impl Stack {
+    pub(super) fn level(&mut self, state: usize) -> &mut Level {
+        self.states[state].get_or_insert_default()
+    }
+
+    pub(super) fn now(&self, state: usize) -> i32 {
+        self.states[state].as_ref().map_or(0, |level| level.now())
+    }
+}
+
+impl Destination {
+    fn new(pool: PoolId, route: Route) -> Self {
+        Self {
+            pool,
+            route,
+            limit: None,
+            ports: Level::default(),
+            time_wait: Level::default(),
+            half_closed: Level::default(),
+            opened: Default::default(),
+            failed: Sums::default(),
+            closed_here: Sums::default(),
+            closed_there: Sums::default(),
+            finished: Sums::default(),
+            lasted: Sums::default(),
+            peak: None,
+            owners: Vec::new(),
+            established: Spans::default(),
+            waited: Spans::default(),
+            pressure: 0,
+        }
+    }
+
+    pub(super) fn opened(&self) -> u64 {
+        self.opened[0].total().max(self.opened[1].total())
+    }
+
+    pub(super) fn highest(&self) -> i32 {
+        self.peak.map_or(0, |peak| peak.ports)
+    }
+
+    fn owner(&mut self, process: ProcessId) -> &mut Level {
+        let known = self.owners.iter().position(|(owner, _)| *owner == process);
+        let at = known.unwrap_or_else(|| {
+            if self.owners.len() < OWNERS {
+                self.owners.push((process, Level::default()));
+            }
+            self.owners.len() - 1
+        });
+        &mut self.owners[at].1
+    }
+
+    fn shift(&mut self, process: ProcessId, change: i32, waits: i32, halves: i32, when: When) {
+        if waits != 0 {
+            self.time_wait.add(&when.axis, when.bin, waits);
+        }
+        if halves != 0 {
+            self.half_closed.add(&when.axis, when.bin, halves);
+        }
+        if change == 0 {
+            return;
+        }
+        self.settle();
+        self.owner(process).add(&when.axis, when.bin, change);
+        self.ports.add(&when.axis, when.bin, change);
+        peak(&mut self.peak, self.ports.now(), when);
+    }
+
+    /// Sets the ports of a process; [`Destination::sum`] follows.
+    pub(super) fn set(&mut self, process: ProcessId, ports: i32, when: When) {
+        self.owner(process).set(&when.axis, when.bin, ports);
+    }
+
+    pub(super) fn sum(&mut self, time_wait: Option<i32>, when: When) {
+        let ports = self.owners.iter().map(|(_, level)| level.now()).sum();
+        self.ports.set(&when.axis, when.bin, ports);
+        if let Some(time_wait) = time_wait {
+            self.time_wait.set(&when.axis, when.bin, time_wait);
+        }
+        peak(&mut self.peak, ports, when);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if let Some(peak) = self.peak.as_mut().filter(|peak| peak.owner.is_none()) {
+            let most = self.owners.iter().max_by_key(|(_, level)| level.now());
+            peak.owner = most.map(|(process, level)| (*process, level.now()));
+        }
+    }
+
+    fn end(&mut self, when: When) {
+        self.settle();
+        let own = [&mut self.ports, &mut self.time_wait, &mut self.half_closed];
+        let owners = self.owners.iter_mut().map(|(_, level)| level);
+        for level in own.into_iter().chain(owners).chain(&mut self.limit) {
+            level.end(&when.axis, when.bin);
+        }
+    }
+}
+
+/// Keeps the highest; its owner is looked for before the next change.
+fn peak(peak: &mut Option<Peak>, ports: i32, when: When) {
+    if when.bin.is_some() && ports > peak.map_or(0, |peak| peak.ports) {
+        *peak = Some(Peak {
+            ts: when.ts,
+            ports,
+            owner: None,
+        });
+    }
+}

@@ -1,0 +1,206 @@
+//! Rounds of `usage` lines: the whole, now and then.
+
+use std::collections::BTreeMap;
+
+use super::{
+    names::{HostId, ProcessId},
+    pools::{BOUND, DestinationId, PoolId, Pools, STATES, When},
+};
+use crate::{event::State, report::digest::Usage};
+
+/// The lines of one round of a host, until it is over.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    ts: i64,
+    rows: BTreeMap<(PoolId, ProcessId), Row>,
+    /// Processes may share a number, so these are sums.
+    destinations: BTreeMap<(DestinationId, ProcessId), (i32, i32)>,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    states: [i32; STATES],
+    /// All its destinations are told.
+    complete: bool,
+    /// Ports of the least of those that are told.
+    least: i32,
+}
+
+impl Round {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(super) fn ts(&self) -> i64 {
+        self.ts
+    }
+
+    /// `to`: the destination of each of `usage.top`.
+    pub(super) fn add(
+        &mut self,
+        pool: PoolId,
+        process: ProcessId,
+        usage: &Usage,
+        to: &[Option<DestinationId>],
+        ts: i64,
+    ) {
+        self.ts = ts;
+        let row = self.rows.entry((pool, process)).or_default();
+        let mut total = 0;
+        for (state, ports) in &usage.states {
+            let ports = count(*ports);
+            row.states[*state as usize] += ports;
+            total += ports;
+        }
+        row.states[BOUND] += count(usage.bound);
+        let told: i32 = usage.top.iter().map(|top| count(top.ports)).sum();
+        row.complete = told >= total;
+        row.least = usage
+            .top
+            .iter()
+            .map(|top| count(top.ports))
+            .min()
+            .unwrap_or(0);
+        for (top, to) in usage.top.iter().zip(to) {
+            if let Some(to) = to {
+                let sum = self.destinations.entry((*to, process)).or_default();
+                sum.0 += count(top.ports);
+                sum.1 += count(top.time_wait);
+            }
+        }
+    }
+
+    /// The round is over. `whole`: what it does not name has no ports.
+    pub(super) fn apply(&mut self, host: HostId, pools: &mut Pools, whole: bool, when: When) {
+        let destinations = std::mem::take(&mut self.destinations);
+        let rows = std::mem::take(&mut self.rows);
+        for id in 0..pools.pools.len() {
+            if pools.pools[id].host == host {
+                apply_to_pool(id, &rows, pools, whole, when);
+            }
+        }
+        for id in 0..pools.destinations.len() {
+            let pool = pools.destinations[id].pool;
+            if pools.pools[pool].host == host {
+                apply_to_destination(id, &rows, &destinations, pools, whole, when);
+            }
+        }
+    }
+}
+
+fn apply_to_pool(
+    id: PoolId,
+    rows: &BTreeMap<(PoolId, ProcessId), Row>,
+    pools: &mut Pools,
+    whole: bool,
+    when: When,
+) {
+    let pool = &mut pools.pools[id];
+    let of_pool = rows.range((id, 0)..(id + 1, 0));
+    if !whole && of_pool.clone().next().is_none() {
+        return;
+    }
+    let known: Vec<_> = pool.stacks.iter().map(|stack| stack.process).collect();
+    let unnamed = known
+        .into_iter()
+        .filter(|process| whole && !rows.contains_key(&(id, *process)));
+    let empty = Row::default();
+    let rows = of_pool.map(|((_, process), row)| (*process, row));
+    let all: Vec<_> = rows
+        .chain(unnamed.map(|process| (process, &empty)))
+        .collect();
+    let first = pool.told.state && !pool.anchored;
+    for (process, row) in all {
+        for (state, ports) in row.states.iter().enumerate() {
+            lift(pool, first, process, state, *ports);
+            pool.set(process, state, *ports, when);
+        }
+    }
+    pool.told.usage = true;
+    pool.anchored = true;
+    pool.sum(when);
+}
+
+/// What was there before the first line shows for the first time: it was there all along. What is only bound may have
+/// come since.
+fn lift(pool: &mut super::pools::Pool, first: bool, process: ProcessId, state: usize, ports: i32) {
+    if !first || state == BOUND {
+        return;
+    }
+    let stack = pool.stack(process);
+    let more = ports - pool.stacks[stack].now(state);
+    if more > 0 {
+        pool.lift(process, state, more);
+    }
+}
+
+fn apply_to_destination(
+    id: DestinationId,
+    rows: &BTreeMap<(PoolId, ProcessId), Row>,
+    told: &BTreeMap<(DestinationId, ProcessId), (i32, i32)>,
+    pools: &mut Pools,
+    whole: bool,
+    when: When,
+) {
+    let pool = pools.destinations[id].pool;
+    let follows = pools.pools[pool].told.state;
+    let to = &mut pools.destinations[id];
+    let of_this = told.range((id, 0)..(id + 1, 0));
+    let named: Vec<_> = of_this
+        .map(|((_, process), ports)| (*process, *ports))
+        .collect();
+    let mut touched = !named.is_empty();
+    // A process may have this destination without it being among those that are told.
+    let mut certain = true;
+    let owners: Vec<_> = to
+        .owners
+        .iter()
+        .map(|(process, level)| (*process, level.now()))
+        .collect();
+    for (process, now) in owners {
+        if now == 0 || named.iter().any(|(named, _)| *named == process) {
+            continue;
+        }
+        match rows.get(&(pool, process)) {
+            Some(row) if !row.complete => {
+                certain = false;
+                to.set(process, now.min(row.least), when);
+            }
+            None if !whole => continue,
+            _ => to.set(process, 0, when),
+        }
+        touched = true;
+    }
+    for (process, (ports, _)) in &named {
+        to.set(*process, *ports, when);
+    }
+    if !touched {
+        return;
+    }
+    let waits: i32 = named.iter().map(|(_, (_, waits))| *waits).sum();
+    let waits = (certain || !follows).then_some(waits);
+    to.sum(waits, when);
+}
+
+fn count(ports: u32) -> i32 {
+    i32::try_from(ports).unwrap_or(i32::MAX)
+}
+
+/// A state that a port may be in, by its number.
+pub(super) fn name(state: usize) -> &'static str {
+    const NAMES: [(State, &str); 11] = [
+        (State::Established, "ESTABLISHED"),
+        (State::SynSent, "SYN_SENT"),
+        (State::SynRecv, "SYN_RECV"),
+        (State::FinWait1, "FIN_WAIT1"),
+        (State::FinWait2, "FIN_WAIT2"),
+        (State::TimeWait, "TIME_WAIT"),
+        (State::Close, "CLOSE"),
+        (State::CloseWait, "CLOSE_WAIT"),
+        (State::LastAck, "LAST_ACK"),
+        (State::Listen, "LISTEN"),
+        (State::Closing, "CLOSING"),
+    ];
+    let named = NAMES.iter().find(|(which, _)| *which as usize == state);
+    named.map_or("bound", |(_, name)| name)
+}

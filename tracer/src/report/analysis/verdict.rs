@@ -1,0 +1,305 @@
+//! What happened, and why, in two sentences.
+
+use super::Analysis;
+use crate::report::{
+    model::{Count, Failures, Moment},
+    time::timestamp,
+};
+
+/// What explains most, first.
+const CAUSES: [&str; 10] = [
+    "range_changed",
+    "closes_first",
+    "new_process",
+    "rate_rose",
+    "closes_late",
+    "lasts_longer",
+    "not_closed",
+    "no_answer",
+    "bound_grew",
+    "sysctl_changed",
+];
+
+impl Analysis {
+    pub(super) fn verdict(&self, failures: &Failures, causes: &[Moment]) -> Vec<String> {
+        if self.span.is_none() {
+            return vec![
+                "Nothing is known: no line could be used.".into(),
+                "What was wrong with the input is told below.".into(),
+            ];
+        }
+        if failures.connect + failures.bind == 0 {
+            return vec![self.nothing_failed(), self.how_full(causes)];
+        }
+        vec![self.what_failed(failures), self.why(failures, causes)]
+    }
+
+    fn nothing_failed(&self) -> String {
+        let Some((first, last)) = self.span else {
+            return String::new();
+        };
+        let hosts = match &self.runs_hosts()[..] {
+            [host] => format!("on {host}"),
+            hosts => format!("on {} hosts", hosts.len()),
+        };
+        format!(
+            "No connect() or bind() failed for want of a port or address {hosts} in the {} from {}.",
+            duration(last - first),
+            clock(first)
+        )
+    }
+
+    fn runs_hosts(&self) -> Vec<&str> {
+        let mut hosts: Vec<_> = self
+            .runs
+            .all
+            .iter()
+            .map(|run| &*self.names.hosts[run.host].name)
+            .collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+
+    /// Of the fullest destination or, where none is known, network namespace.
+    fn how_full(&self, causes: &[Moment]) -> String {
+        let share = |ports: i32, limit: i32| f64::from(ports) / f64::from(limit.max(1));
+        let rows = self.pools.destinations.iter().filter_map(|to| {
+            let peak = to.peak.filter(|peak| peak.ports > 0)?;
+            let limit = self.limit(to)?;
+            Some((share(peak.ports, limit), to, peak, limit))
+        });
+        let Some((_, to, peak, limit)) = rows.max_by(|a, b| a.0.total_cmp(&b.0)) else {
+            return self.most_ports();
+        };
+        let host = &self.names.hosts[self.pools.pools[to.pool].host].name;
+        let owner = peak.owner.map(|(process, _)| {
+            format!(
+                ", most of them by {}",
+                self.names.processes[process].title()
+            )
+        });
+        let cause = cause(causes)
+            .map(|cause| format!("; {cause}"))
+            .unwrap_or_default();
+        format!(
+            "At most {} of the {limit} ports for {} were taken on {host}, at {}{}{cause}.",
+            peak.ports,
+            super::items::title(&to.route, false),
+            clock(peak.ts),
+            owner.unwrap_or_default(),
+        )
+    }
+
+    fn most_ports(&self) -> String {
+        let peaks = self
+            .pools
+            .pools
+            .iter()
+            .filter_map(|pool| Some((pool.peak?, pool)));
+        match peaks.max_by_key(|(peak, _)| peak.ports) {
+            Some((peak, pool)) => format!(
+                "At most {} ports were taken in a network namespace, {} on {}.",
+                peak.ports, pool.netns, self.names.hosts[pool.host].name
+            ),
+            None => "How many ports were taken, these lines do not tell.".into(),
+        }
+    }
+
+    fn limit(&self, to: &super::pools::Destination) -> Option<i32> {
+        let values = to
+            .limit
+            .as_ref()
+            .unwrap_or(&self.pools.pools[to.pool].limit)
+            .values(&self.axis);
+        values
+            .into_iter()
+            .flatten()
+            .next_back()
+            .and_then(|limit| i32::try_from(limit).ok())
+    }
+
+    fn what_failed(&self, failures: &Failures) -> String {
+        let mut what = Vec::new();
+        for (count, call) in [
+            (failures.connect, "connect()"),
+            (failures.bind, "bind() or listen()"),
+        ] {
+            if count > 0 {
+                let calls = if count == 1 { "call" } else { "calls" };
+                what.push(format!("{} {calls} of {call}", number(count)));
+            }
+        }
+        let whole = self.failures.whole.as_ref();
+        let when = whole.map(|whole| match whole.last - whole.first {
+            0..1_000_000_000 => format!(" at {}", clock(whole.first)),
+            _ => format!(" from {} to {}", clock(whole.first), clock(whole.last)),
+        });
+        let host = match whole.and_then(|whole| whole.host) {
+            Some(host) => format!("on {}", self.names.hosts[host].name),
+            None => "on several hosts".into(),
+        };
+        let total = failures.connect + failures.bind;
+        format!(
+            "{} failed {host}{}: {}, {}.",
+            what.join(" and "),
+            when.unwrap_or_default(),
+            share_of(&failures.by_process, total, "by"),
+            share_of(&failures.by_destination, total, "to"),
+        )
+    }
+
+    fn why(&self, failures: &Failures, causes: &[Moment]) -> String {
+        let reason = failures.by_reason.first().map_or("", |row| &row.name);
+        let why = match reason {
+            "ports_exhausted" => self.exhausted(),
+            "tuple_in_use" => "The sockets were bound to a source port from which a connection to the same destination, or its TIME_WAIT, still exists: it is not the range that was exhausted".into(),
+            "no_source_address" => "The host has no source address for the destination, usually no IPv6: it is not ports that were exhausted".into(),
+            "bind: ports_exhausted" => self.bound(),
+            "bind: address_in_use" => "Another socket has the port that was asked for: it is not the range that was exhausted".into(),
+            _ => "The lines do not tell why".into(),
+        };
+        let first = self
+            .failures
+            .whole
+            .as_ref()
+            .map(|whole| timestamp(whole.first));
+        let before: Vec<_> = causes
+            .iter()
+            .filter(|cause| Some(cause.ts) <= first)
+            .cloned()
+            .collect();
+        let cause = cause(&before).filter(|_| reason.contains("exhausted"));
+        match cause {
+            Some(cause) => format!("{why}; {cause}."),
+            None => format!("{why}."),
+        }
+    }
+
+    /// Of the destination with most failures.
+    fn exhausted(&self) -> String {
+        let most = self
+            .pools
+            .destinations
+            .iter()
+            .max_by_key(|to| to.failed.total());
+        let known = most.and_then(|to| Some((to, to.peak?, self.limit(to)?)));
+        let Some((to, peak, limit)) = known.filter(|(to, ..)| to.failed.total() > 0) else {
+            return "Every port that could be chosen was taken".into();
+        };
+        let waits = self.time_wait(to).into_iter().flatten().max().unwrap_or(0);
+        let waits = waits.min(peak.ports.max(0).cast_unsigned());
+        let name = |process: usize| self.names.processes[process].title();
+        let owner = peak
+            .owner
+            .map(|(process, ports)| format!(", and {ports} were those of {}", name(process)));
+        format!(
+            "{} of the {limit} ports for {} were taken, up to {waits} of them in TIME_WAIT{}",
+            peak.ports,
+            super::items::title(&to.route, false),
+            owner.unwrap_or_default(),
+        )
+    }
+
+    /// Of the network namespace with most failures.
+    fn bound(&self) -> String {
+        let most = self
+            .pools
+            .pools
+            .iter()
+            .max_by_key(|pool| pool.failed.total());
+        let stacks = most.into_iter().flat_map(|pool| &pool.stacks);
+        let bound = stacks.filter_map(|stack| {
+            let level = stack.states[super::pools::BOUND].as_ref()?;
+            let highest = level.values(&self.axis).into_iter().flatten().max()?;
+            Some((highest, stack.process))
+        });
+        match bound.max() {
+            Some((ports, process)) if ports > 0 => format!(
+                "Every port of the range was taken at that address, and {} had up to {ports} ports bound",
+                self.names.processes[process].title()
+            ),
+            _ => "Every port of the range was taken at that address".into(),
+        }
+    }
+}
+
+/// The most telling one, as the end of a sentence.
+fn cause(causes: &[Moment]) -> Option<String> {
+    let ranked = CAUSES
+        .iter()
+        .find_map(|id| causes.iter().find(|cause| cause.id == *id))?;
+    let at = i64::try_from(ranked.ts.as_nanosecond()).ok()?;
+    Some(format!("before that, at {}: {}", clock(at), ranked.text))
+}
+
+fn share_of(rows: &[Count], total: u64, word: &str) -> String {
+    match rows.first() {
+        Some(row) if row.failures == total => {
+            format!("all {word} {}", row.name.trim_start_matches("bind() of "))
+        }
+        Some(row) => format!(
+            "{} of them {word} {}",
+            number(row.failures),
+            row.name.trim_start_matches("bind() of ")
+        ),
+        None => format!("not told {word} whom"),
+    }
+}
+
+/// With commas: 1,234,567.
+pub(super) fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `2026-01-02 03:04:05 UTC`.
+fn clock(ns: i64) -> String {
+    timestamp(ns).strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// To the two largest units: `1 h 12 min`, `36 s`.
+pub(crate) fn duration(ns: i64) -> String {
+    let seconds = ns / 1_000_000_000;
+    let two = |big: i64, unit: &str, small: i64, smaller: &str| match small {
+        0 => format!("{big} {unit}"),
+        _ => format!("{big} {unit} {small} {smaller}"),
+    };
+    match seconds {
+        0 => format!("{} ms", ns / 1_000_000),
+        1..60 => format!("{seconds} s"),
+        60..3600 => two(seconds / 60, "min", seconds % 60, "s"),
+        3600..86_400 => two(seconds / 3600, "h", seconds / 60 % 60, "min"),
+        _ => two(seconds / 86_400, "d", seconds / 3600 % 24, "h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, number};
+
+    #[test]
+    fn numbers_have_commas_and_durations_two_units() {
+        assert_eq!(
+            [number(0), number(999), number(1000), number(1_234_567)],
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        let second = 1_000_000_000;
+        let all = [
+            second / 2,
+            36 * second,
+            72 * 60 * second,
+            25 * 3600 * second,
+            60 * second,
+        ]
+        .map(duration);
+        assert_eq!(all, ["500 ms", "36 s", "1 h 12 min", "1 d 1 h", "1 min"]);
+    }
+}

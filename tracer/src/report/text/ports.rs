@@ -1,0 +1,171 @@
+//! Ports over time.
+
+use super::{
+    Page,
+    chart::{bins_per_column, curve},
+    escape,
+};
+use crate::report::model::{Axis, Destination, Pool, Report, Stack};
+
+/// So many network namespaces, processes and destinations are shown.
+const POOLS: usize = 4;
+const STACKS: usize = 6;
+const DESTINATIONS: usize = 6;
+/// Columns of names at most, and of curves.
+const NAME: usize = 26;
+const CURVE: usize = 80;
+
+impl Page<'_> {
+    pub(super) fn ports(&mut self, report: &Report) {
+        if report.pools.is_empty() || report.axis.bins == 0 {
+            return;
+        }
+        let columns = self
+            .terminal
+            .width
+            .saturating_sub(NAME + 24)
+            .clamp(10, CURVE);
+        self.heading("Ports held over time");
+        let each = bins_per_column(report.axis.bins, columns);
+        self.paragraph("  ", &legend(&report.axis, each));
+        for pool in report.pools.iter().take(POOLS) {
+            self.pool(pool, columns);
+            let of_pool = |to: &&Destination| to.host == pool.host && to.netns == pool.netns;
+            for to in report
+                .destinations
+                .iter()
+                .filter(of_pool)
+                .take(DESTINATIONS)
+            {
+                self.destination(to, columns);
+            }
+        }
+        if let Some(more @ 1..) = report.pools.len().checked_sub(POOLS) {
+            self.line(&format!(
+                "\n  and {more} more network namespaces; --json has all, --netns picks one"
+            ));
+        }
+    }
+
+    fn pool(&mut self, pool: &Pool, columns: usize) {
+        let limit = pool.limit.iter().flatten().next_back();
+        let limit = limit
+            .map(|limit| format!(", {limit} ports for each destination"))
+            .unwrap_or_default();
+        let peak = pool.peak.as_ref().map(|peak| {
+            format!(
+                "; at most {} taken, at {}, {} of them by {}",
+                peak.ports,
+                self.clock.show(peak.ts),
+                peak.owner_ports,
+                peak.owner
+            )
+        });
+        let title = format!(
+            "{}, network namespace {}{limit}{}",
+            pool.host,
+            pool.netns,
+            peak.unwrap_or_default()
+        );
+        self.text.push('\n');
+        self.paragraph("  ", &title);
+        let full = highest(&pool.ports).max(1);
+        self.curve("all processes", &pool.ports, full, columns, "");
+        for stack in pool.stacks.iter().take(STACKS) {
+            let sums = sums(stack, pool.ports.len());
+            let mut note = main_state(stack);
+            if stack.exited.is_some() {
+                note += ", exited";
+            }
+            self.curve(&stack.process, &sums, full, columns, &note);
+        }
+        if let Some(more @ 1..) = pool.stacks.len().checked_sub(STACKS) {
+            self.line(&format!("    and {more} more processes"));
+        }
+        self.count("opened", &pool.opened, columns);
+        self.count("failed", &pool.failed, columns);
+    }
+
+    fn destination(&mut self, to: &Destination, columns: usize) {
+        let limit = to.limit.iter().flatten().next_back().copied();
+        let full = limit.unwrap_or_else(|| highest(&to.ports)).max(1);
+        let waits = highest(&to.time_wait);
+        let of = limit.map(|limit| format!("of {limit}")).unwrap_or_default();
+        let note = match waits {
+            0 => of,
+            waits => format!("{of}, {waits} TIME_WAIT"),
+        };
+        self.curve(
+            &format!("to {}", to.peer),
+            &to.ports,
+            full,
+            columns,
+            note.trim_start_matches(", "),
+        );
+    }
+
+    fn count(&mut self, name: &str, counts: &[u64], columns: usize) {
+        let total: u64 = counts.iter().sum();
+        if total > 0 {
+            let values: Vec<_> = counts
+                .iter()
+                .map(|count| Some(u32::try_from(*count).unwrap_or(u32::MAX)))
+                .collect();
+            let full = highest(&values);
+            self.curve_of(name, &values, full, columns, &format!("{total} in all"));
+        }
+    }
+
+    /// With the highest level before the note.
+    fn curve(&mut self, name: &str, values: &[Option<u32>], full: u32, columns: usize, note: &str) {
+        let most = highest(values);
+        self.curve_of(name, values, full, columns, &format!("{most} {note}"));
+    }
+
+    fn curve_of(
+        &mut self,
+        name: &str,
+        values: &[Option<u32>],
+        full: u32,
+        columns: usize,
+        note: &str,
+    ) {
+        let name: String = escape(name).chars().take(NAME).collect();
+        let curve = curve(values, full, columns, self.terminal);
+        self.line(&format!("    {name:NAME$} {curve} {}", escape(note)));
+    }
+}
+
+fn legend(axis: &Axis, each: usize) -> String {
+    let ms = axis.step_ms * each as i64;
+    let column = match ms {
+        0..1000 => format!("{ms} ms"),
+        ms => super::super::analysis::duration(ms * 1_000_000),
+    };
+    format!("a column is {column}, and shows the highest of it; on the right the highest of all")
+}
+
+fn highest(values: &[Option<u32>]) -> u32 {
+    values.iter().copied().flatten().max().unwrap_or(0)
+}
+
+fn sums(stack: &Stack, bins: usize) -> Vec<Option<u32>> {
+    let sum = |bin: usize| stack.states.values().map(|values| values[bin]).sum();
+    (0..bins).map(|bin| Some(sum(bin))).collect()
+}
+
+/// The states that it had most ports in.
+fn main_state(stack: &Stack) -> String {
+    let most = |values: &Vec<u32>| values.iter().copied().max().unwrap_or(0);
+    let mut states: Vec<_> = stack
+        .states
+        .iter()
+        .map(|(state, values)| (most(values), state))
+        .collect();
+    states.sort_by_key(|(ports, state)| (std::cmp::Reverse(*ports), *state));
+    let shown = states
+        .iter()
+        .take(2)
+        .map(|(ports, state)| format!("{ports} {state}"));
+    format!("({})", shown.collect::<Vec<_>>().join(", "))
+}
