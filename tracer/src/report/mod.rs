@@ -24,6 +24,7 @@ pub use feed::Control;
 pub use model::Report;
 
 use analysis::Analysis;
+use feed::Part;
 use narrow::Narrow;
 
 /// What was made of the input.
@@ -58,6 +59,20 @@ pub fn make(
         lossy,
         opened,
     })
+}
+
+/// What the lines in memory tell: as of one file.
+pub fn of_lines(lines: &[u8]) -> Report {
+    let mut analysis = Analysis::new(vec!["lines".into()], Narrow::default());
+    analysis.part(Part {
+        block: source::Block {
+            ends: true,
+            ..source::Block::default()
+        },
+        bytes: lines.len() as u64,
+        digest: digest::digest(lines, true),
+    });
+    analysis.finish().0
 }
 
 fn name(path: &Path) -> String {

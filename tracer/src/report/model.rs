@@ -187,7 +187,7 @@ pub struct Peak {
     pub owner_ports: u32,
 }
 
-/// The ports of one process over time, by state.
+/// The ports of one process over time, by state, at the end of each bin: there, all stacks add up.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Stack {
     /// As it is shown: `nginx (812)`, `not known`, `12 others`.
@@ -216,6 +216,6 @@ pub struct Destination {
     pub opened: Vec<u64>,
     pub failed: Vec<u64>,
     pub peak: Option<Peak>,
-    /// Who has ports of it, as in [`Pool::stacks`], without states.
+    /// Who has ports of it at the end of each bin, as in [`Pool::stacks`], without states.
     pub owners: BTreeMap<String, Vec<u32>>,
 }

@@ -1,7 +1,7 @@
 //! Values over time in bins that grow with the span, so that any span takes the same memory.
 
 /// Lengths of a bin, milliseconds: each a multiple of the one before.
-const STEPS: [i64; 16] = [
+const STEPS: [i64; 18] = [
     100,
     200,
     1_000,
@@ -18,6 +18,8 @@ const STEPS: [i64; 16] = [
     43_200_000,
     86_400_000,
     864_000_000,
+    8_640_000_000,
+    86_400_000_000,
 ];
 /// More bins than this become fewer, longer ones.
 const MOST: i64 = 600;
@@ -87,7 +89,7 @@ impl Axis {
 
     /// When a bin begins, nanoseconds since 1970.
     pub(super) fn begin(&self, bin: i64) -> i64 {
-        bin * self.step_ns()
+        bin.saturating_mul(self.step_ns())
     }
 }
 
@@ -152,7 +154,7 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn add(&mut self, axis: &Axis, bin: i64, count: u64) {
-        self.total += count;
+        self.total = self.total.saturating_add(count);
         self.bins.fit(axis.step_ms(), sum);
         let value = self.bins.at(bin, 0);
         *value = value.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
@@ -177,15 +179,28 @@ fn sum(counts: &[u32]) -> u32 {
         .fold(0, |sum, count| sum.saturating_add(*count))
 }
 
-/// A level: the highest of each bin.
+/// A level: of each bin the highest, or the one at its end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Level {
     bins: Bins<i32>,
     now: i32,
     known: bool,
+    at_end: bool,
 }
 
 impl Level {
+    /// Its bins hold the level at their end: such levels add up at each bin.
+    pub(super) fn at_end() -> Self {
+        Self {
+            at_end: true,
+            ..Self::default()
+        }
+    }
+
+    fn merge(&self) -> fn(&[i32]) -> i32 {
+        if self.at_end { latest } else { highest }
+    }
+
     pub(super) fn now(&self) -> i32 {
         self.now
     }
@@ -198,13 +213,21 @@ impl Level {
         self.known = true;
         self.now = value;
         if let (Some(bin), Some(last)) = (bin, self.last()) {
-            let highest = self.bins.at(bin.max(last), UNKNOWN);
-            *highest = value.max(*highest);
+            let at_end = self.at_end;
+            let of_bin = self.bins.at(bin.max(last), UNKNOWN);
+            *of_bin = if at_end { value } else { value.max(*of_bin) };
         }
     }
 
     pub(super) fn add(&mut self, axis: &Axis, bin: Option<i64>, change: i32) {
         self.set(axis, bin, self.now.saturating_add(change));
+    }
+
+    /// It is as it is at this bin too, if it is known.
+    pub(super) fn hold(&mut self, axis: &Axis, bin: i64) {
+        if self.known {
+            self.reach(axis, bin);
+        }
     }
 
     /// It is not known from here on.
@@ -232,7 +255,7 @@ impl Level {
 
     /// Bins up to this one begin with the level as it is.
     fn reach(&mut self, axis: &Axis, bin: i64) {
-        self.bins.fit(axis.step_ms(), highest);
+        self.bins.fit(axis.step_ms(), self.merge());
         let begin = if self.known { self.now } else { UNKNOWN };
         match self.last() {
             Some(last) if last >= bin => {}
@@ -245,7 +268,7 @@ impl Level {
     /// A value for each bin of the axis; null where it is not known.
     pub(super) fn values(&self, axis: &Axis) -> Vec<Option<u32>> {
         let mut bins = self.bins.clone();
-        bins.fit(axis.step_ms(), highest);
+        bins.fit(axis.step_ms(), self.merge());
         let all = axis.first()..axis.first() + axis.len() as i64;
         let value = |bin| match bins.get(bin) {
             None | Some(UNKNOWN) => None,
@@ -253,6 +276,11 @@ impl Level {
         };
         all.map(value).collect()
     }
+}
+
+fn latest(levels: &[i32]) -> i32 {
+    let known = levels.iter().rev().find(|level| **level != UNKNOWN);
+    known.copied().unwrap_or(UNKNOWN)
 }
 
 fn highest(levels: &[i32]) -> i32 {
@@ -285,7 +313,7 @@ impl Spans {
         let mut level = 0;
         let all = axis.first()..axis.first() + axis.len() as i64;
         let value = |bin| {
-            level += changes.get(bin).unwrap_or(0);
+            level = changes.get(bin).unwrap_or(0).saturating_add(level);
             Some(u32::try_from(level).unwrap_or(0))
         };
         all.map(value).collect()
@@ -294,7 +322,9 @@ impl Spans {
 
 /// Changes within a longer bin show at its begin: at most one bin too early.
 fn total(changes: &[i32]) -> i32 {
-    changes.iter().sum()
+    changes
+        .iter()
+        .fold(0, |sum, change| sum.saturating_add(*change))
 }
 
 #[cfg(test)]

@@ -259,15 +259,10 @@ impl Analysis {
         let here = to.closed_here.values(&self.axis);
         let there = to.closed_there.values(&self.axis);
         let end = end.min(here.len());
-        let difference: Vec<_> = here
-            .iter()
-            .zip(&there)
-            .map(|(here, there)| *here as f64 - *there as f64)
-            .collect();
-        let change = step(&difference[..end])?;
+        let at = turn(&there[..end], &here[..end])?;
         let sum = |values: &[u64]| values.iter().sum::<u64>();
-        let (here_before, there_before) = (sum(&here[..change.at]), sum(&there[..change.at]));
-        let (here_after, there_after) = (sum(&here[change.at..end]), sum(&there[change.at..end]));
+        let (here_before, there_before) = (sum(&here[..at]), sum(&there[..at]));
+        let (here_after, there_after) = (sum(&here[at..end]), sum(&there[at..end]));
         let (all_before, all_after) = (here_before + there_before, here_after + there_after);
         let matters = all_before >= 5
             && all_after >= 5
@@ -275,11 +270,11 @@ impl Analysis {
             && here_after * 10 >= all_after * 7;
         let text = || {
             format!(
-                "until here {} closed first ({there_before} of {all_before} connections), from here on this side does ({here_after} of {all_after}): each keeps its port for another 60 s",
+                "until then {} closed first ({there_before} of {all_before} connections), from then on this side did ({here_after} of {all_after}): each then keeps its port for another 60 s",
                 title(&to.route, false)
             )
         };
-        matters.then(|| moment("closes_first", self.begin(change.at), host, text()))
+        matters.then(|| moment("closes_first", self.begin(at), host, text()))
     }
 
     fn lasts_longer(&self, to: &Destination, end: usize, host: &str) -> Option<Moment> {
@@ -381,6 +376,19 @@ fn milliseconds(ms: f64) -> String {
     } else {
         format!("{ms:.0} ms")
     }
+}
+
+/// Where what is counted first gives way to what is counted then: most of the one lies before, most of the other after.
+fn turn(first: &[u64], then: &[u64]) -> Option<usize> {
+    let mut right: u64 = then.iter().sum();
+    let mut best = None;
+    for (at, (first, then)) in first.iter().zip(then).enumerate() {
+        if best.is_none_or(|(most, _)| right > most) {
+            best = Some((right, at));
+        }
+        right = right + first - then;
+    }
+    best.map(|(_, at)| at)
 }
 
 /// Where a series changes from one mean to another.

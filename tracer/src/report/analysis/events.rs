@@ -58,7 +58,7 @@ impl Events {
         }
         let episodes = self.episodes.entry(key).or_default();
         match episodes.last_mut() {
-            Some(last) if ts - last.to < QUIET || self.count >= EPISODES => {
+            Some(last) if ts.saturating_sub(last.to) < QUIET || self.count >= EPISODES => {
                 last.failures = last.failures.saturating_add(count);
                 last.from = last.from.min(ts);
                 last.to = last.to.max(ts);

@@ -370,7 +370,7 @@ impl Analysis {
             .values(&self.axis)
             .into_iter()
             .zip(to.waited.values(&self.axis));
-        both.map(|(a, b)| Some(a.unwrap_or(0) + b.unwrap_or(0)))
+        both.map(|(a, b)| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))))
             .collect()
     }
 
@@ -479,7 +479,7 @@ fn merge(rows: Vec<model::Stack>) -> Option<model::Stack> {
 fn add(sums: &mut Vec<u32>, values: &[u32]) {
     sums.resize(values.len(), 0);
     for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += value;
+        *sum = sum.saturating_add(*value);
     }
 }
 

@@ -47,7 +47,7 @@ impl Holes {
         }
         let kind = self.kinds.entry(key).or_default();
         if kind.named == NAMED {
-            kind.more += count;
+            kind.more = kind.more.saturating_add(count);
             (kind.host, kind.file) = (at.host, at.file);
             return;
         }

@@ -6,6 +6,7 @@ use super::{
     holes::At,
     names::{HostId, ProcessId},
     pools::{BOUND, Change, Over, PoolId, When, Who},
+    rounds::{Round, count},
 };
 use crate::{
     event::State,
@@ -246,7 +247,6 @@ impl Analysis {
     ) {
         let Some(budget) = budget else { return };
         let when = self.when(&scene);
-        let count = |ports: u32| i32::try_from(ports).unwrap_or(i32::MAX);
         let usable = budget.range.saturating_sub(budget.reserved);
         let pool = &mut self.pools.pools[place.pool];
         pool.limit.set(&when.axis, when.bin, count(usable));
@@ -275,7 +275,6 @@ impl Analysis {
         holder: &digest::Holder,
         when: When,
     ) {
-        let count = |ports: u32| i32::try_from(ports).unwrap_or(i32::MAX);
         let pool = &mut self.pools.pools[pool];
         let stack = pool.stack(process);
         let states = holder
@@ -284,7 +283,7 @@ impl Analysis {
             .map(|(state, ports)| (*state as usize, count(*ports)));
         let mut there = 0;
         for (state, ports) in states {
-            there += ports;
+            there = ports.saturating_add(there);
             let ports = ports.max(pool.stacks[stack].now(state));
             pool.set(process, state, ports, when);
         }
@@ -339,6 +338,7 @@ impl Analysis {
             ts,
         };
         round.apply(host, &mut self.pools, whole, when);
+        self.rounds[host] = Round::after(ts);
     }
 
     fn identity(&mut self, here: &Block, scene: Scene, identity: digest::Identity) {
@@ -400,7 +400,11 @@ impl Analysis {
     }
 
     fn ledger(&mut self, scene: Scene, overflow: u64) {
-        self.end_round(scene.host, true, scene.ts);
+        let round = &self.rounds[scene.host];
+        if !round.is_empty() || round.ts() != scene.ts {
+            // Also one without a line: then nobody has ports.
+            self.end_round(scene.host, true, scene.ts);
+        }
         let before = std::mem::replace(&mut self.runs.all[scene.run].overflow, overflow);
         if overflow > before && scene.bin.is_some() {
             let host = self.names.hosts[scene.host].name.clone();
@@ -453,8 +457,16 @@ fn only(usage: &digest::Usage, to: &[Option<usize>]) -> (digest::Usage, Vec<Opti
     let mut usage = usage.clone();
     let mut wanted = to.iter().map(Option::is_some);
     usage.top.retain(|_| wanted.next().unwrap_or(false));
-    let waits: u32 = usage.top.iter().map(|top| top.time_wait).sum();
-    let ports: u32 = usage.top.iter().map(|top| top.ports).sum();
+    let waits: u32 = usage
+        .top
+        .iter()
+        .map(|top| top.time_wait)
+        .fold(0, u32::saturating_add);
+    let ports: u32 = usage
+        .top
+        .iter()
+        .map(|top| top.ports)
+        .fold(0, u32::saturating_add);
     usage.states = vec![
         (State::TimeWait, waits),
         (State::Established, ports.saturating_sub(waits)),

@@ -116,7 +116,11 @@ impl Analysis {
             bytes,
             digest,
         } = part;
-        self.pools.make_room(&self.axis);
+        if let Some(numbers) = self.pools.make_room(&self.axis) {
+            for round in &mut self.rounds {
+                round.renumber(&numbers);
+            }
+        }
         let before = self.input.files[block.file].lines;
         let here = self.resolve(block.file, before, &digest);
         let Digest {
@@ -297,6 +301,10 @@ impl Analysis {
             ts,
             bin: counts.then(|| self.axis.bin(ts)),
         };
+        let begins = counts && !std::mem::replace(&mut self.runs.all[run].counts, counts);
+        if let (true, Some(bin)) = (begins && !is_new, scene.bin) {
+            self.pools.begin(host, &self.axis, bin);
+        }
         if is_new {
             let when = self.when(&scene);
             self.pools.end(host, when);

@@ -6,7 +6,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::names::{HostId, ProcessId};
+use super::{
+    names::{HostId, ProcessId},
+    rounds::total,
+};
 use crate::{
     event::State,
     report::{
@@ -85,6 +88,7 @@ pub(super) struct Peak {
     pub owner: Option<(ProcessId, i32)>,
 }
 
+/// Levels here and of owners are those at the end of a bin: they add up.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub process: ProcessId,
@@ -179,31 +183,30 @@ impl Pools {
     }
 
     /// Makes room: destinations with nothing in use, no failure and no pressure go, those with fewest connections
-    /// first. Numbers of destinations change.
-    pub(super) fn make_room(&mut self, axis: &Axis) {
+    /// first. Returns the new number of each, if there is one.
+    pub(super) fn make_room(&mut self, axis: &Axis) -> Option<Vec<Option<DestinationId>>> {
         if self.destinations.len() <= DESTINATIONS {
-            return;
+            return None;
         }
         for pool in 0..self.pools.len() {
             self.count_attempts(pool, i64::MAX, axis);
         }
-        let weight = |to: &Destination| {
-            (
-                to.failed.total(),
-                to.pressure,
-                to.ports.now(),
-                to.highest(),
-                to.opened(),
-            )
-        };
-        let mut weights: Vec<_> = self.destinations.iter().map(weight).collect();
+        let mut weights: Vec<_> = self.destinations.iter().map(Destination::weight).collect();
         weights.sort_unstable();
         let least = weights[weights.len() - DESTINATIONS / 2];
-        let before = self.destinations.len();
-        self.destinations.retain(|to| weight(to) > least);
-        self.dropped += (before - self.destinations.len()) as u64;
+        let mut kept = 0..;
+        let before = std::mem::take(&mut self.destinations);
+        let number = |to: &Destination| (to.weight() > least).then(|| kept.next()).flatten();
+        let numbers: Vec<_> = before.iter().map(number).collect();
+        let stays = before
+            .into_iter()
+            .zip(&numbers)
+            .filter(|(_, number)| number.is_some());
+        self.destinations = stays.map(|(to, _)| to).collect();
+        self.dropped += (numbers.len() - self.destinations.len()) as u64;
         let numbered = self.destinations.iter().enumerate();
         self.by_route = numbered.map(|(id, to)| ((to.pool, to.route), id)).collect();
+        Some(numbers)
     }
 
     /// A transition of a socket that has a port of its own.
@@ -325,7 +328,9 @@ impl Pools {
         to.lasted.add(
             axis,
             bin,
-            ((over.closed - opened) / 1_000_000).max(0) as u64,
+            (over.closed.saturating_sub(opened) / 1_000_000)
+                .max(0)
+                .cast_unsigned(),
         );
         if alone {
             over.into(&mut to.established, &mut to.waited, axis);
@@ -336,6 +341,23 @@ impl Pools {
             };
             let bin = axis.bin(over.closed);
             closer.add(axis, bin, over.established.into());
+        }
+    }
+
+    /// What was taken before the time that counts is still taken when that begins.
+    pub(super) fn begin(&mut self, host: HostId, axis: &Axis, bin: i64) {
+        for (id, pool) in self.pools.iter_mut().enumerate() {
+            if pool.host != host {
+                continue;
+            }
+            let of_pool = [&mut pool.ports, &mut pool.time_wait, &mut pool.limit];
+            let of_stacks = pool.stacks.iter_mut().flat_map(|stack| &mut stack.states);
+            let of_stacks = of_stacks.flatten().map(Box::as_mut);
+            let to = self.destinations.iter_mut().filter(|to| to.pool == id);
+            let of_destinations = to.flat_map(Destination::levels);
+            for level in of_pool.into_iter().chain(of_stacks).chain(of_destinations) {
+                level.hold(axis, bin);
+            }
         }
     }
 
@@ -452,7 +474,7 @@ impl Pool {
                 stack.level(state).add(&when.axis, when.bin, by);
             }
         }
-        stack.total += change;
+        stack.total = stack.total.saturating_add(change);
         stack.highest = stack.highest.max(stack.total);
         if waits != 0 {
             self.time_wait.add(&when.axis, when.bin, waits);
@@ -470,23 +492,20 @@ impl Pool {
         if ports == 0 && stack.states[state].is_none() {
             return;
         }
-        let change = ports - stack.level(state).now();
+        let change = ports.saturating_sub(stack.level(state).now());
         stack.level(state).set(&when.axis, when.bin, ports);
-        stack.total += change;
+        stack.total = stack.total.saturating_add(change);
         stack.highest = stack.highest.max(stack.total);
     }
 
     /// The sums, after [`Pool::set`].
     pub(super) fn sum(&mut self, when: When) {
-        let now = |stack: &Stack, state: usize| {
-            stack.states[state].as_ref().map_or(0, |level| level.now())
-        };
-        let ports: i32 = self.stacks.iter().map(|stack| stack.total).sum();
-        let waits: i32 = self
-            .stacks
-            .iter()
-            .map(|stack| now(stack, State::TimeWait as usize))
-            .sum();
+        let ports = total(self.stacks.iter().map(|stack| stack.total));
+        let waits = total(
+            self.stacks
+                .iter()
+                .map(|stack| stack.now(State::TimeWait as usize)),
+        );
         self.ports.set(&when.axis, when.bin, ports);
         self.time_wait.set(&when.axis, when.bin, waits);
         peak(&mut self.peak, ports, when);
@@ -510,7 +529,7 @@ impl Pool {
             self.time_wait.lift(more);
         }
         if let Some(peak) = &mut self.peak {
-            peak.ports += more;
+            peak.ports = peak.ports.saturating_add(more);
         }
     }
 
@@ -537,7 +556,7 @@ impl Pool {
 
 impl Stack {
     pub(super) fn level(&mut self, state: usize) -> &mut Level {
-        self.states[state].get_or_insert_default()
+        self.states[state].get_or_insert_with(|| Box::new(Level::at_end()))
     }
 
     pub(super) fn now(&self, state: usize) -> i32 {
@@ -568,6 +587,18 @@ impl Destination {
         }
     }
 
+    /// What makes it worth keeping, most telling first.
+    fn weight(&self) -> (u64, u8, i32, i32, u64) {
+        let failed = self.failed.total();
+        (
+            failed,
+            self.pressure,
+            self.ports.now(),
+            self.highest(),
+            self.opened(),
+        )
+    }
+
     pub(super) fn opened(&self) -> u64 {
         self.opened[0].total().max(self.opened[1].total())
     }
@@ -580,7 +611,7 @@ impl Destination {
         let known = self.owners.iter().position(|(owner, _)| *owner == process);
         let at = known.unwrap_or_else(|| {
             if self.owners.len() < OWNERS {
-                self.owners.push((process, Level::default()));
+                self.owners.push((process, Level::at_end()));
             }
             self.owners.len() - 1
         });
@@ -609,7 +640,7 @@ impl Destination {
     }
 
     pub(super) fn sum(&mut self, time_wait: Option<i32>, when: When) {
-        let ports = self.owners.iter().map(|(_, level)| level.now()).sum();
+        let ports = total(self.owners.iter().map(|(_, level)| level.now()));
         self.ports.set(&when.axis, when.bin, ports);
         if let Some(time_wait) = time_wait {
             self.time_wait.set(&when.axis, when.bin, time_wait);
@@ -625,11 +656,15 @@ impl Destination {
         }
     }
 
-    fn end(&mut self, when: When) {
-        self.settle();
+    fn levels(&mut self) -> impl Iterator<Item = &mut Level> {
         let own = [&mut self.ports, &mut self.time_wait, &mut self.half_closed];
         let owners = self.owners.iter_mut().map(|(_, level)| level);
-        for level in own.into_iter().chain(owners).chain(&mut self.limit) {
+        own.into_iter().chain(owners).chain(&mut self.limit)
+    }
+
+    fn end(&mut self, when: When) {
+        self.settle();
+        for level in self.levels() {
             level.end(&when.axis, when.bin);
         }
     }

@@ -27,12 +27,29 @@ struct Row {
 }
 
 impl Round {
+    /// Nothing, after a round at that time.
+    pub(super) fn after(ts: i64) -> Self {
+        Self {
+            ts,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     pub(super) fn ts(&self) -> i64 {
         self.ts
+    }
+
+    /// Destinations have other numbers; those without one are gone.
+    pub(super) fn renumber(&mut self, numbers: &[Option<DestinationId>]) {
+        let before = std::mem::take(&mut self.destinations);
+        let kept = before
+            .into_iter()
+            .filter_map(|((to, process), ports)| Some(((numbers[to]?, process), ports)));
+        self.destinations = kept.collect();
     }
 
     /// `to`: the destination of each of `usage.top`.
@@ -46,14 +63,15 @@ impl Round {
     ) {
         self.ts = ts;
         let row = self.rows.entry((pool, process)).or_default();
-        let mut total = 0;
+        let mut total = 0_i64;
         for (state, ports) in &usage.states {
             let ports = count(*ports);
-            row.states[*state as usize] += ports;
-            total += ports;
+            let sum = &mut row.states[*state as usize];
+            *sum = sum.saturating_add(ports);
+            total += i64::from(ports);
         }
-        row.states[BOUND] += count(usage.bound);
-        let told: i32 = usage.top.iter().map(|top| count(top.ports)).sum();
+        row.states[BOUND] = row.states[BOUND].saturating_add(count(usage.bound));
+        let told: i64 = usage.top.iter().map(|top| i64::from(top.ports)).sum();
         row.complete = told >= total;
         row.least = usage
             .top
@@ -64,8 +82,8 @@ impl Round {
         for (top, to) in usage.top.iter().zip(to) {
             if let Some(to) = to {
                 let sum = self.destinations.entry((*to, process)).or_default();
-                sum.0 += count(top.ports);
-                sum.1 += count(top.time_wait);
+                sum.0 = sum.0.saturating_add(count(top.ports));
+                sum.1 = sum.1.saturating_add(count(top.time_wait));
             }
         }
     }
@@ -128,7 +146,7 @@ fn lift(pool: &mut super::pools::Pool, first: bool, process: ProcessId, state: u
         return;
     }
     let stack = pool.stack(process);
-    let more = ports - pool.stacks[stack].now(state);
+    let more = ports.saturating_sub(pool.stacks[stack].now(state));
     if more > 0 {
         pool.lift(process, state, more);
     }
@@ -177,12 +195,17 @@ fn apply_to_destination(
     if !touched {
         return;
     }
-    let waits: i32 = named.iter().map(|(_, (_, waits))| *waits).sum();
+    let waits = total(named.iter().map(|(_, (_, waits))| *waits));
     let waits = (certain || !follows).then_some(waits);
     to.sum(waits, when);
 }
 
-fn count(ports: u32) -> i32 {
+/// A hostile line may say any number.
+pub(super) fn total(ports: impl Iterator<Item = i32>) -> i32 {
+    ports.fold(0, i32::saturating_add)
+}
+
+pub(super) fn count(ports: u32) -> i32 {
     i32::try_from(ports).unwrap_or(i32::MAX)
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Run {
     pub states: u64,
     pub usages: u64,
     pub overflow: u64,
+    /// A line lay in the time that counts.
+    pub counts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +64,8 @@ impl Runs {
         let number = current.unwrap_or_else(|| self.begin(host, ts, seq));
         let run = &mut self.all[number];
         run.lines += 1;
-        if ts < run.to - STEP_BACK {
-            let back = (run.to - ts) / 1_000_000_000;
+        if ts < run.to.saturating_sub(STEP_BACK) {
+            let back = run.to.saturating_sub(ts) / 1_000_000_000;
             holes.add("clock_step", at(), 1, || {
                 format!("its time lies {back} s before that of a line above it: the clock was set, or lines are out of order")
             });

@@ -28,7 +28,7 @@ impl Analysis {
                 "What was wrong with the input is told below.".into(),
             ];
         }
-        if failures.connect + failures.bind == 0 {
+        if failures.connect == 0 && failures.bind == 0 {
             return vec![self.nothing_failed(), self.how_full(causes)];
         }
         vec![self.what_failed(failures), self.why(failures, causes)]
@@ -44,7 +44,7 @@ impl Analysis {
         };
         format!(
             "No connect() or bind() failed for want of a port or address {hosts} in the {} from {}.",
-            duration(last - first),
+            duration(last.saturating_sub(first)),
             clock(first)
         )
     }
@@ -131,7 +131,7 @@ impl Analysis {
             }
         }
         let whole = self.failures.whole.as_ref();
-        let when = whole.map(|whole| match whole.last - whole.first {
+        let when = whole.map(|whole| match whole.last.saturating_sub(whole.first) {
             0..1_000_000_000 => format!(" at {}", clock(whole.first)),
             _ => format!(" from {} to {}", clock(whole.first), clock(whole.last)),
         });
@@ -139,13 +139,13 @@ impl Analysis {
             Some(host) => format!("on {}", self.names.hosts[host].name),
             None => "on several hosts".into(),
         };
-        let total = failures.connect + failures.bind;
+        let total = failures.connect.saturating_add(failures.bind);
         format!(
             "{} failed {host}{}: {}, {}.",
             what.join(" and "),
             when.unwrap_or_default(),
             share_of(&failures.by_process, total, "by"),
-            share_of(&failures.by_destination, total, "to"),
+            share_of(&failures.by_destination, total, "for"),
         )
     }
 
@@ -226,23 +226,19 @@ impl Analysis {
 
 /// The most telling one, as the end of a sentence.
 fn cause(causes: &[Moment]) -> Option<String> {
-    let ranked = CAUSES
-        .iter()
-        .find_map(|id| causes.iter().find(|cause| cause.id == *id))?;
+    // The last before it: what came earlier was borne for a while.
+    let last = |id: &&str| causes.iter().rfind(|cause| cause.id == **id);
+    let ranked = CAUSES.iter().find_map(|id| last(&id))?;
     let at = i64::try_from(ranked.ts.as_nanosecond()).ok()?;
-    Some(format!("before that, at {}: {}", clock(at), ranked.text))
+    Some(format!("at {}, {}", clock(at), ranked.text))
 }
 
 fn share_of(rows: &[Count], total: u64, word: &str) -> String {
+    let name = |row: &Count| row.name.trim_start_matches("bind() of ").to_owned();
     match rows.first() {
-        Some(row) if row.failures == total => {
-            format!("all {word} {}", row.name.trim_start_matches("bind() of "))
-        }
-        Some(row) => format!(
-            "{} of them {word} {}",
-            number(row.failures),
-            row.name.trim_start_matches("bind() of ")
-        ),
+        Some(row) if total == 1 => format!("{word} {}", name(row)),
+        Some(row) if row.failures == total => format!("all {word} {}", name(row)),
+        Some(row) => format!("{} of them {word} {}", number(row.failures), name(row)),
         None => format!("not told {word} whom"),
     }
 }

@@ -121,7 +121,7 @@ impl Page<'_> {
     }
 
     fn failures(&mut self, failures: &Failures) {
-        if failures.connect + failures.bind == 0 {
+        if failures.connect == 0 && failures.bind == 0 {
             return;
         }
         self.heading("Failures");
@@ -153,7 +153,8 @@ impl Page<'_> {
             self.line(&line);
         }
         if counts.len() > ROWS {
-            let more: u64 = counts[ROWS..].iter().map(|count| count.failures).sum();
+            let more = counts[ROWS..].iter().map(|count| count.failures);
+            let more = more.fold(0, u64::saturating_add);
             self.line(&format!("  {more:>9}  {} more", counts.len() - ROWS));
         }
     }

@@ -150,7 +150,10 @@ fn highest(values: &[Option<u32>]) -> u32 {
 }
 
 fn sums(stack: &Stack, bins: usize) -> Vec<Option<u32>> {
-    let sum = |bin: usize| stack.states.values().map(|values| values[bin]).sum();
+    let sum = |bin: usize| {
+        let of_bin = stack.states.values().map(|values| values[bin]);
+        of_bin.fold(0, u32::saturating_add)
+    };
     (0..bins).map(|bin| Some(sum(bin))).collect()
 }
 
