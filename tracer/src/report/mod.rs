@@ -6,6 +6,7 @@
 mod analysis;
 pub mod digest;
 mod feed;
+pub mod html;
 pub mod line;
 pub mod model;
 pub mod narrow;
