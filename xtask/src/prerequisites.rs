@@ -16,7 +16,7 @@ pub(crate) struct Prerequisite {
     for_vm: bool,
 }
 
-const PREREQUISITES: [Prerequisite; 5] = [
+const PREREQUISITES: &[Prerequisite] = &[
     Prerequisite {
         command: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -50,6 +50,13 @@ const PREREQUISITES: [Prerequisite; 5] = [
         package: "logrotate",
         purpose: "rotates the files of a live test",
         avoid: "--skip-install, which skips its test",
+        for_vm: false,
+    },
+    Prerequisite {
+        command: "chromium",
+        package: "chromium",
+        purpose: "opens the page of a report",
+        avoid: "--skip-install, which skips its tests",
         for_vm: false,
     },
 ];
