@@ -70,6 +70,10 @@ pub struct Report {
     /// Print one JSON object instead of a text.
     #[arg(long)]
     pub json: bool,
+
+    /// Write a page for a browser to this file instead, with all that it needs inside; `-` is standard output.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,7 +13,7 @@ use signal_hook::consts::SIGINT;
 use super::Outcome;
 use crate::{
     cli,
-    report::{self, Control, Made, Report, narrow::Narrow, text},
+    report::{self, Control, Made, Report, html, narrow::Narrow, text},
 };
 
 pub fn run(args: &cli::Report) -> Result<Outcome> {
@@ -85,6 +85,9 @@ fn complaints(report: &Report) -> String {
 }
 
 fn print(args: &cli::Report, made: &Made) -> Result<()> {
+    if let Some(path) = &args.html {
+        return html::save(&made.report, path);
+    }
     let mut page = if args.json {
         serde_json::to_string(&made.report)?
     } else {
