@@ -10,6 +10,8 @@ pub struct Clock {
     monotonic: i128,
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME`, nanoseconds.
     boot: i128,
+    /// It stands at this `CLOCK_MONOTONIC` instant; `None`: it goes with the kernel's.
+    stands: Option<u64>,
 }
 
 impl Clock {
@@ -17,6 +19,7 @@ impl Clock {
         Self {
             monotonic: distance(ClockId::Monotonic),
             boot: distance(ClockId::Boottime),
+            stands: None,
         }
     }
 
@@ -25,6 +28,15 @@ impl Clock {
         Self {
             monotonic: monotonic.into(),
             boot: boot.into(),
+            stands: None,
+        }
+    }
+
+    /// For simulations: now is this `CLOCK_MONOTONIC` instant.
+    pub fn standing_at(self, ns: u64) -> Self {
+        Self {
+            stands: Some(ns),
+            ..self
         }
     }
 
@@ -40,7 +52,8 @@ impl Clock {
 
     /// Now, by the same reckoning as the events, so that lines do not run backwards.
     pub fn now(&self) -> Timestamp {
-        timestamp(read(ClockId::Monotonic) + self.monotonic)
+        let now = self.stands.map(i128::from);
+        timestamp(now.unwrap_or_else(|| read(ClockId::Monotonic)) + self.monotonic)
     }
 }
 
