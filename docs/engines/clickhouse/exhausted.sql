@@ -1,0 +1,17 @@
+-- Who exhausted what, across the fleet: who found no port, where to, how often, and who had most of them at first.
+SELECT
+    host,
+    netns,
+    process.comm AS comm,
+    process.id AS id,
+    peer.ip AS peer_ip,
+    peer.port AS peer_port,
+    sum(greatest(repeats, 1)) AS failures,
+    min(ts) AS first,
+    max(ts) AS last,
+    argMinIf(holders[1].process.comm, (ts, seq), notEmpty(holders)) AS holder,
+    argMinIf(holders[1].ports, (ts, seq), notEmpty(holders)) AS holder_ports
+FROM tracer.lines
+WHERE type IN ('connect_failed', 'bind_failed') AND reason = 'ports_exhausted'
+GROUP BY ALL
+ORDER BY failures DESC, host, id, peer_ip, peer_port;
