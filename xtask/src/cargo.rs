@@ -42,6 +42,22 @@ pub(crate) fn tracer() -> Result<PathBuf> {
     )
 }
 
+/// What writes simulated lines.
+pub(crate) fn simulate() -> Result<PathBuf> {
+    build(
+        &[
+            "build",
+            "--release",
+            "--package",
+            "tracer",
+            "--example",
+            "simulate",
+        ],
+        "simulate",
+        "example",
+    )
+}
+
 /// The live tests: one program that runs natively and in every VM.
 pub(crate) fn live_test() -> Result<PathBuf> {
     build(

@@ -1,5 +1,6 @@
 //! Everything of this project that would otherwise be a shell script: one file per subcommand.
 
+mod bench_report;
 mod cargo;
 mod ebpf;
 mod live;
@@ -21,6 +22,8 @@ enum Command {
     Run(run::Options),
     /// Run every test: pure, live on this machine, live in VMs; installs what it needs
     Test(test::Options),
+    /// Measure `tracer report` beside DuckDB on simulated lines
+    BenchReport(bench_report::Options),
     /// Rebuild the committed BPF object with the pinned toolchain
     BuildEbpf,
     /// Rebuild the BPF object and compare it with the committed one
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Run(options) => run::run(options),
         Command::Test(options) => test::run(&options),
+        Command::BenchReport(options) => bench_report::run(&options),
         Command::BuildEbpf => ebpf::build(),
         Command::VerifyEbpf => ebpf::verify(),
         Command::ClippyEbpf => ebpf::clippy(),

@@ -1,10 +1,13 @@
 //! The programs the tests need beyond Rust, and their installation by the system's package manager.
 
+mod engines;
+
 use std::{ffi::OsStr, process::Command};
 
 use anyhow::{Result, bail};
 
 use crate::process::{as_root, find, run, say};
+pub(crate) use engines::python;
 
 pub(crate) struct Prerequisite {
     pub(crate) command: &'static str,
@@ -59,6 +62,13 @@ const PREREQUISITES: &[Prerequisite] = &[
         avoid: "--skip-install, which skips its tests",
         for_vm: false,
     },
+    Prerequisite {
+        command: "python3",
+        package: "python3-venv",
+        purpose: "runs the engines that the queries under docs/engines are tried on",
+        avoid: "--skip-install, which skips their tests",
+        for_vm: false,
+    },
 ];
 
 /// Programs that the live tests run, copied into the VMs when this machine has them.
@@ -66,6 +76,12 @@ pub(crate) const REAL_PROGRAMS: [&str; 3] = ["nginx", "ip", "ss"];
 
 /// Installs what is missing, after saying so.
 pub(crate) fn install(with_vm: bool) -> Result<()> {
+    install_programs(with_vm)?;
+    engines::install();
+    Ok(())
+}
+
+fn install_programs(with_vm: bool) -> Result<()> {
     let missing = missing(with_vm);
     if missing.is_empty() {
         return Ok(());
