@@ -454,7 +454,9 @@ impl<'a> Digester<'a> {
 
     fn host(&mut self, name: Text<'a>) -> u32 {
         let hosts = &mut self.out.hosts;
-        number(&mut self.hosts, name.0, |name| push(hosts, (**name).into()))
+        number(&mut self.hosts, name.0, |name| {
+            push(hosts, bounded(name, 256))
+        })
     }
 
     fn process(&mut self, host: u32, process: Option<line::Process<'a>>) -> u32 {
@@ -465,7 +467,7 @@ impl<'a> Digester<'a> {
         number(&mut self.processes, (host, id.0), |(_, id)| {
             let process = Process {
                 host,
-                id: (**id).into(),
+                id: bounded(id, 256),
                 comm: own(comm),
                 pid,
             };
@@ -554,14 +556,19 @@ fn state(name: &str) -> Option<State> {
 fn advice(advice: Vec<line::Advice>) -> Vec<Advice> {
     let all = advice.into_iter().map(|advice| Advice {
         id: own(advice.id),
-        why: own(advice.why),
-        how: own(advice.how),
+        why: bounded(&advice.why, 4096),
+        how: bounded(&advice.how, 4096),
     });
     all.collect()
 }
 
+/// Names are short; a hostile one must not fill the memory.
 fn own(text: Text) -> Box<str> {
-    text.0.into()
+    bounded(&text, 256)
+}
+
+fn bounded(text: &str, bytes: usize) -> Box<str> {
+    text[..text.floor_char_boundary(bytes)].into()
 }
 
 fn push<T>(list: &mut Vec<T>, item: T) -> u32 {

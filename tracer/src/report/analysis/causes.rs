@@ -270,7 +270,7 @@ impl Analysis {
             && here_after * 10 >= all_after * 7;
         let text = || {
             format!(
-                "until then {} closed first ({there_before} of {all_before} connections), from then on this side did ({here_after} of {all_after}): each then keeps its port for another 60 s",
+                "this side begins to close first ({here_after} of {all_after} connections to {}; before, the peer did, {there_before} of {all_before}): each then keeps its port for another 60 s",
                 title(&to.route, false)
             )
         };

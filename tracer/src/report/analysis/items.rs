@@ -374,17 +374,19 @@ impl Analysis {
         if !self.narrow.has_netns(netns) || scene.ts > self.bounds.1 {
             return;
         }
-        let of_run = self.runs.all[scene.run]
-            .settings
-            .insert(netns, settings.clone());
-        let before = of_run.or_else(|| self.runs.settings_before(scene.run)?.get(&netns).cloned());
+        let Some(pool) = self.pools.pool(scene.host, netns) else {
+            return;
+        };
         let when = self.when(&scene);
-        if let (Some(pool), Some(usable)) = (self.pools.pool(scene.host, netns), usable(&settings))
-        {
+        if let Some(usable) = usable(&settings) {
             self.pools.pools[pool]
                 .limit
                 .set(&when.axis, when.bin, usable);
         }
+        let of_run = self.runs.all[scene.run]
+            .settings
+            .insert(netns, settings.clone());
+        let before = of_run.or_else(|| self.runs.settings_before(scene.run)?.get(&netns).cloned());
         let changes = before.map(|before| super::causes::changed(&before, &settings));
         if let Some(changes) = changes.filter(|changes| !changes.is_empty() && scene.bin.is_some())
         {

@@ -47,7 +47,6 @@ pub(super) struct Analysis {
     failures: Failures,
     events: Events,
     holes: Holes,
-    unknown: u64,
     /// Files that could not be opened.
     unopened: usize,
 }
@@ -104,7 +103,6 @@ impl Analysis {
             failures: Failures::default(),
             events: Events::default(),
             holes: Holes::default(),
-            unknown: 0,
             unopened: 0,
         }
     }
@@ -134,7 +132,6 @@ impl Analysis {
             self.item(&here, item);
         }
         if let Some((count, name)) = unknown {
-            self.unknown += count;
             let at = self.at(block.file, None);
             self.holes.add("unknown_type", at, count, || {
                 format!("{count} lines of types that this version does not know, `{name}` first: they are not in the report")

@@ -10,6 +10,8 @@ use crate::report::line::Settings;
 
 /// A time that lies so far from the one before is a step of the clock (nanoseconds).
 const STEP_BACK: i64 = 5_000_000_000;
+/// So many runs are told apart; further ones of a host go with its last.
+const RUNS: usize = 4096;
 /// Numbers that fall by so much are of another run.
 const RESTART: u64 = 100_000;
 
@@ -60,7 +62,8 @@ impl Runs {
         holes: &mut Holes,
     ) -> (usize, bool) {
         let current = self.current.get(&host).copied();
-        let current = current.filter(|run| !starts && !self.all[*run].is_over(seq));
+        let full = self.all.len() >= RUNS;
+        let current = current.filter(|run| full || !starts && !self.all[*run].is_over(seq));
         let number = current.unwrap_or_else(|| self.begin(host, ts, seq));
         let run = &mut self.all[number];
         run.lines += 1;

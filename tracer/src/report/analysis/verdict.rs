@@ -133,7 +133,7 @@ impl Analysis {
         let whole = self.failures.whole.as_ref();
         let when = whole.map(|whole| match whole.last.saturating_sub(whole.first) {
             0..1_000_000_000 => format!(" at {}", clock(whole.first)),
-            _ => format!(" from {} to {}", clock(whole.first), clock(whole.last)),
+            _ => format!(" from {}", between(whole.first, whole.last)),
         });
         let host = match whole.and_then(|whole| whole.host) {
             Some(host) => format!("on {}", self.names.hosts[host].name),
@@ -230,7 +230,7 @@ fn cause(causes: &[Moment]) -> Option<String> {
     let last = |id: &&str| causes.iter().rfind(|cause| cause.id == **id);
     let ranked = CAUSES.iter().find_map(|id| last(&id))?;
     let at = i64::try_from(ranked.ts.as_nanosecond()).ok()?;
-    Some(format!("at {}, {}", clock(at), ranked.text))
+    Some(format!("at {}, {}", time_of_day(at), ranked.text))
 }
 
 fn share_of(rows: &[Count], total: u64, word: &str) -> String {
@@ -259,6 +259,24 @@ pub(super) fn number(count: u64) -> String {
 /// `2026-01-02 03:04:05 UTC`.
 fn clock(ns: i64) -> String {
     timestamp(ns).strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// `2026-01-02 03:04:05 to 03:04:09 UTC`, with both days where there are two.
+fn between(first: i64, last: i64) -> String {
+    let day = |ns| timestamp(ns).strftime("%Y-%m-%d").to_string();
+    if day(first) != day(last) {
+        return format!("{} to {}", clock(first), clock(last));
+    }
+    format!(
+        "{} {} to {} UTC",
+        day(first),
+        time_of_day(first),
+        time_of_day(last)
+    )
+}
+
+fn time_of_day(ns: i64) -> String {
+    timestamp(ns).strftime("%H:%M:%S").to_string()
 }
 
 /// To the two largest units: `1 h 12 min`, `36 s`.
