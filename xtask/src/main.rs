@@ -9,6 +9,7 @@ mod process;
 mod report;
 mod run;
 mod test;
+mod unix;
 mod vm;
 
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Command {
     VerifyEbpf,
     /// Run clippy on the kernel side
     ClippyEbpf,
+    /// Check that tracer compiles for a Unix that is not Linux
+    CheckUnix,
     /// Run the live tests in VMs with other kernels
     Vm(vm::Options),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => ebpf::build(),
         Command::VerifyEbpf => ebpf::verify(),
         Command::ClippyEbpf => ebpf::clippy(),
+        Command::CheckUnix => unix::check(),
         Command::Vm(options) => vm::run(&options),
     };
     match result {
