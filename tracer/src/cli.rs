@@ -37,6 +37,12 @@ pub enum Command {
     ///
     /// Exit status: 0 done; 1 nothing could be read; 2 something was skipped, lost or cut off, and the report says what.
     Report(Report),
+    /// Make the lines of a recording again, with the same ledger and the same diagnosis.
+    ///
+    /// From the `input` lines of a run with `--replayable` every line comes as it was; other recordings are told anew
+    /// from what their lines say, and a warning tells what they do not say. Exit status: 0 done; 1 the file can't be read;
+    /// 2 lines were skipped or the recording has a hole, and standard error says which.
+    Replay(Replay),
     /// Print the JSON Schema of the lines.
     Schema,
 }
@@ -77,10 +83,21 @@ pub struct Report {
 }
 
 #[derive(Debug, clap::Args)]
+pub struct Replay {
+    /// A recorded stream, plain or compressed; `-`: standard input.
+    #[arg(value_name = "FILE")]
+    pub file: std::path::PathBuf,
+
+    /// So many times as fast as it was recorded; default: as fast as possible.
+    #[arg(long, value_name = "N", value_parser = crate::config::speed)]
+    pub speed: Option<f64>,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Budget {
     /// The destination.
-    #[arg(long, value_name = "IP[:PORT]", value_parser = crate::commands::budget::parse_to)]
-    pub to: Option<crate::commands::budget::To>,
+    #[arg(long, value_name = "IP[:PORT]", value_parser = crate::config::parse_to)]
+    pub to: Option<crate::config::To>,
 
     /// The source address; default: the one that the kernel would choose.
     #[arg(long, value_name = "IP")]
@@ -135,6 +152,10 @@ pub struct Trace {
     /// Count failures that an explained one stands for, instead of a line for each.
     #[arg(long)]
     pub coalesce_failures: bool,
+
+    /// Also write `input` lines, from which `tracer replay` of this version makes every other line again, to the byte.
+    #[arg(long)]
+    pub replayable: bool,
 
     /// Every so many seconds, show who has how many ports.
     #[arg(long, value_name = "SECONDS", default_value_t = 10,

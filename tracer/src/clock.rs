@@ -2,58 +2,56 @@
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+/// What time it is: live the kernel's clock, in replays what it said then.
+pub trait Time {
+    /// `CLOCK_MONOTONIC`, nanoseconds: the clock of the events.
+    fn now(&self) -> u64;
+}
+
+/// The kernel's own clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Monotonic;
+
+impl Time for Monotonic {
+    fn now(&self) -> u64 {
+        now()
+    }
+}
 
 /// The distance between the clocks, taken now and then: it changes when the time of day is set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
     /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, nanoseconds.
-    monotonic: i128,
+    monotonic: i64,
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME`, nanoseconds.
-    boot: i128,
-    /// It stands at this `CLOCK_MONOTONIC` instant; `None`: it goes with the kernel's.
-    stands: Option<u64>,
+    boot: i64,
 }
 
 impl Clock {
+    /// Now. Nobody else has a clock that counts from boot and goes on in sleep under this name.
+    #[cfg(target_os = "linux")]
     pub fn read() -> Self {
         Self {
             monotonic: distance(ClockId::Monotonic),
             boot: distance(ClockId::Boottime),
-            stands: None,
         }
     }
 
-    /// For tests: the distances of one's choice, in nanoseconds.
+    /// For tests and replays: the distances of one's choice, in nanoseconds.
     pub fn fixed(monotonic: i64, boot: i64) -> Self {
-        Self {
-            monotonic: monotonic.into(),
-            boot: boot.into(),
-            stands: None,
-        }
-    }
-
-    /// For simulations: now is this `CLOCK_MONOTONIC` instant.
-    pub fn standing_at(self, ns: u64) -> Self {
-        Self {
-            stands: Some(ns),
-            ..self
-        }
+        Self { monotonic, boot }
     }
 
     /// Time of day of a `CLOCK_MONOTONIC` instant.
     pub fn monotonic(&self, ns: u64) -> Timestamp {
-        timestamp(i128::from(ns) + self.monotonic)
+        timestamp(i128::from(ns) + i128::from(self.monotonic))
     }
 
     /// Time of day of a `CLOCK_BOOTTIME` instant.
     pub fn boot(&self, ns: u64) -> Timestamp {
-        timestamp(i128::from(ns) + self.boot)
-    }
-
-    /// Now, by the same reckoning as the events, so that lines do not run backwards.
-    pub fn now(&self) -> Timestamp {
-        let now = self.stands.map(i128::from);
-        timestamp(now.unwrap_or_else(|| read(ClockId::Monotonic)) + self.monotonic)
+        timestamp(i128::from(ns) + i128::from(self.boot))
     }
 }
 
@@ -72,7 +70,8 @@ fn read(clock: ClockId) -> i128 {
 }
 
 /// Reads both clocks until no interruption came between: the closest of five readings.
-fn distance(clock: ClockId) -> i128 {
+#[cfg(target_os = "linux")]
+fn distance(clock: ClockId) -> i64 {
     let reading = |_| {
         let before = read(clock);
         let real = read(ClockId::Realtime);
@@ -80,10 +79,11 @@ fn distance(clock: ClockId) -> i128 {
         (after - before, real - (before + after) / 2)
     };
     let best = (0..5).map(reading).min_by_key(|(width, _)| *width);
-    best.map_or(0, |(_, distance)| distance)
+    best.and_then(|(_, distance)| distance.try_into().ok())
+        .unwrap_or(0)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

@@ -1,13 +1,17 @@
 //! Validated settings: after this, nothing about arguments can fail.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 
 use crate::{
     cli::{self, Trace},
     diagnosis::pressure::Levels,
-    kernel::{load::Sizes, plan::Rung},
+    kernel::plan::Rung,
     sink::{Rotation, Settings, Target},
 };
 
@@ -29,6 +33,17 @@ pub struct Config {
     pub coalesces: bool,
     pub labels: BTreeMap<String, String>,
     pub output: Settings,
+    /// All that the lines are made of is written too.
+    pub replayable: bool,
+}
+
+/// What the user may set about the maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Bytes; a power of two and a multiple of the page size.
+    pub ring: u32,
+    /// Sockets that the kernel side remembers.
+    pub sockets: u32,
 }
 
 impl TryFrom<Trace> for Config {
@@ -49,6 +64,7 @@ impl TryFrom<Trace> for Config {
                 critical: trace.critical.into(),
             },
             coalesces: trace.coalesce_failures,
+            replayable: trace.replayable,
         })
     }
 }
@@ -174,6 +190,38 @@ pub fn ring_size(text: &str) -> Result<u32, String> {
     u32::try_from(bytes.max(RING_MIN).next_power_of_two()).map_err(|error| error.to_string())
 }
 
+/// Where to look, as an argument: an address, perhaps with a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct To {
+    pub ip: IpAddr,
+    pub port: Option<u16>,
+}
+
+/// From `IP`, `IP:PORT` or `[IP]:PORT`.
+pub fn parse_to(text: &str) -> Result<To, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(To { ip, port: None });
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(addr) if addr.port() != 0 => Ok(To {
+            ip: addr.ip(),
+            port: Some(addr.port()),
+        }),
+        _ => Err(
+            "give an address, with a port or without, such as 10.0.0.9:5432, 10.0.0.9 or [::1]:80"
+                .into(),
+        ),
+    }
+}
+
+/// How many times as fast as it was.
+pub fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok();
+    speed
+        .filter(|speed| speed.is_finite() && *speed > 0.0)
+        .ok_or("give a number above 0, such as 1 or 0.5 or 60".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +236,7 @@ mod tests {
             assert!(ring_size(bad).is_err(), "{bad}");
         }
     }
+
     #[test]
     fn sizes_and_times_have_units() {
         assert_eq!(bytes("65536"), Ok(65536));
@@ -216,5 +265,23 @@ mod tests {
         }
         let twice = [("a".into(), "1".into()), ("a".into(), "2".into())];
         assert!(labels(&twice).is_err());
+    }
+
+    #[test]
+    fn destinations_have_a_port_or_not() {
+        let with = parse_to("[::1]:80").unwrap();
+        assert_eq!((with.ip.to_string(), with.port), ("::1".into(), Some(80)));
+        assert_eq!(parse_to("10.0.0.9").unwrap().port, None);
+        for bad in ["", "10.0.0.9:0", "10.0.0.9:x", "::1:", "example.org:80"] {
+            assert!(parse_to(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_a_number_above_zero() {
+        assert_eq!(speed("0.5"), Ok(0.5));
+        for bad in ["", "0", "-1", "inf", "NaN", "fast"] {
+            assert!(speed(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What happened to a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub ts: u64,
@@ -72,7 +72,7 @@ pub struct End {
 }
 
 /// A socket that the kernel had when it was asked, or one descriptor of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// As [`Event::sock`].
     pub sock: u64,
@@ -104,14 +104,14 @@ pub enum Mode {
 }
 
 /// A 4-tuple. IPv4-mapped IPv6 addresses have become IPv4; `family` tells what the socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tuple {
     pub family: Family,
     pub local: Endpoint,
     pub peer: Endpoint,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -126,8 +126,9 @@ pub struct Task {
     pub comm: Comm,
 }
 
-/// At most 15 bytes of any value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// At most 15 bytes of any value. Serialized as a string with a character for each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
 pub struct Comm(pub [u8; 16]);
 
 impl Comm {
@@ -137,7 +138,26 @@ impl Comm {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+impl From<Comm> for String {
+    fn from(comm: Comm) -> Self {
+        comm.bytes().iter().copied().map(char::from).collect()
+    }
+}
+
+/// What does not fit is left out.
+impl From<String> for Comm {
+    fn from(text: String) -> Self {
+        let mut comm = [0; 16];
+        for (to, from) in comm.iter_mut().take(15).zip(text.chars()) {
+            *to = u8::try_from(from).unwrap_or(b'?');
+        }
+        Self(comm)
+    }
+}
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub struct Endpoint {
     pub ip: IpAddr,
     /// Null: none was chosen, or it is not known.
@@ -151,7 +171,7 @@ pub enum Family {
     Ipv6,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It called `connect()`.

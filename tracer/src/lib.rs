@@ -3,7 +3,9 @@
 //!
 //! The straight line: `ring` -> `decode` -> `ledger` -> `record` -> `sink`. The `stream` leads events and dumps
 //! (`kernel::dump`) through the ledger, and what that says into lines.
-#![cfg(target_os = "linux")]
+//!
+//! Tracing needs Linux. What was recorded can be read on any Unix.
+#![cfg(unix)]
 
 pub mod cli;
 pub mod clock;
@@ -13,11 +15,14 @@ pub mod decode;
 pub mod diagnosis;
 pub mod event;
 pub mod host;
+pub mod input;
 pub mod kernel;
 pub mod ledger;
 pub mod pool;
 pub mod record;
+pub mod replay;
 pub mod report;
+#[cfg(target_os = "linux")]
 pub mod ring;
 pub mod sink;
 pub mod stream;

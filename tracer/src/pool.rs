@@ -2,8 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-/// A set of ports: one bit for each.
-#[derive(Clone, PartialEq, Eq)]
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// A set of ports: one bit for each. Serialized as the kernel writes it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct PortSet(Box<[u64; 1024]>);
 
 impl PortSet {
@@ -41,6 +44,43 @@ impl fmt::Debug for PortSet {
     }
 }
 
+/// As `ip_local_reserved_ports` has it.
+impl fmt::Display for PortSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut ports = (0..=u16::MAX)
+            .filter(|port| self.contains(*port))
+            .peekable();
+        let mut comma = "";
+        while let Some(first) = ports.next() {
+            let mut last = first;
+            while let Some(next) = ports.next_if(|port| *port - 1 == last) {
+                last = next;
+            }
+            match first == last {
+                true => write!(formatter, "{comma}{first}")?,
+                false => write!(formatter, "{comma}{first}-{last}")?,
+            }
+            comma = ",";
+        }
+        Ok(())
+    }
+}
+
+impl From<PortSet> for String {
+    fn from(ports: PortSet) -> Self {
+        ports.to_string()
+    }
+}
+
+impl TryFrom<String> for PortSet {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+            .map_err(|part| format!("`{part}` is no port, and no range of ports"))
+    }
+}
+
 /// From a list as `ip_local_reserved_ports` has it: `8080,9000-9010`. What is no port is an error, and comes
 /// back.
 impl FromStr for PortSet {
@@ -58,9 +98,10 @@ impl FromStr for PortSet {
 }
 
 /// The settings of a network namespace that govern its ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// `ip_local_port_range`: first and last port, both inclusive.
+    #[serde(deserialize_with = "range")]
     pub range: (u16, u16),
     /// `ip_local_reserved_ports`.
     pub reserved: PortSet,
@@ -100,8 +141,16 @@ impl Default for Settings {
     }
 }
 
+fn range<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u16, u16), D::Error> {
+    let (low, high) = Deserialize::deserialize(deserializer)?;
+    match low <= high {
+        true => Ok((low, high)),
+        false => Err(D::Error::custom("a range that ends before it begins")),
+    }
+}
+
 /// Where kernels differ in giving out ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// A port that somebody has bound is open to `connect()` again when only sockets that got it from
     /// `connect()` are left; else not before the last is gone (`sk_userlocks & SOCK_CONNECT_BIND`, since 6.18).
@@ -141,5 +190,8 @@ mod tests {
         assert_eq!("1,x-3".parse::<PortSet>(), Err("x-3".into()));
         assert!("70000".parse::<PortSet>().is_err());
         assert_eq!("0-65535".parse::<PortSet>().unwrap().len(), 65_536);
+        for text in ["", "0", "65535", "1,3-4,9000-9010", "0-65535"] {
+            assert_eq!(text.parse::<PortSet>().unwrap().to_string(), text);
+        }
     }
 }

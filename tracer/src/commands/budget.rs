@@ -1,12 +1,6 @@
 //! `tracer budget`: one look at how many more connects will succeed, and who has the other ports.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    fmt::Write as _,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{borrow::Cow, collections::HashMap, fmt::Write as _, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -14,6 +8,7 @@ use serde::Serialize;
 use super::Outcome;
 use crate::{
     cli, clock,
+    config::To,
     diagnosis::surroundings::Surroundings,
     event::{Endpoint, State},
     host::{
@@ -51,30 +46,6 @@ struct Look<'a> {
 #[derive(Debug, Serialize)]
 struct Looks<'a> {
     destinations: Vec<Look<'a>>,
-}
-
-/// Where to look, as an argument: an address, perhaps with a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct To {
-    pub ip: IpAddr,
-    pub port: Option<u16>,
-}
-
-/// From `IP`, `IP:PORT` or `[IP]:PORT`.
-pub fn parse_to(text: &str) -> Result<To, String> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok(To { ip, port: None });
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(addr) if addr.port() != 0 => Ok(To {
-            ip: addr.ip(),
-            port: Some(addr.port()),
-        }),
-        _ => Err(
-            "give an address, with a port or without, such as 10.0.0.9:5432, 10.0.0.9 or [::1]:80"
-                .into(),
-        ),
-    }
 }
 
 pub fn run(args: &cli::Budget) -> Result<Outcome> {
@@ -408,16 +379,6 @@ fn place(peer: &Endpoint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn destinations_have_a_port_or_not() {
-        let with = parse_to("[::1]:80").unwrap();
-        assert_eq!((with.ip.to_string(), with.port), ("::1".into(), Some(80)));
-        assert_eq!(parse_to("10.0.0.9").unwrap().port, None);
-        for bad in ["", "10.0.0.9:0", "10.0.0.9:x", "::1:", "example.org:80"] {
-            assert!(parse_to(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn names_do_not_command_the_terminal() {

@@ -1,18 +1,20 @@
 //! One file per command.
 
+#[cfg(target_os = "linux")]
 pub mod budget;
+#[cfg(target_os = "linux")]
 pub mod check;
+pub mod replay;
 pub mod report;
+#[cfg(target_os = "linux")]
 mod resync;
 pub mod schema;
+#[cfg(target_os = "linux")]
 pub mod trace;
 
 use anyhow::Result;
 
-use crate::{
-    cli::{Cli, Command},
-    config::Config,
-};
+use crate::cli::{Cli, Command};
 
 /// How a command ended, other than by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +26,19 @@ pub enum Outcome {
 
 pub fn run(cli: Cli) -> Result<Outcome> {
     match cli.command {
-        None => trace::run(Config::try_from(cli.trace)?),
+        #[cfg(target_os = "linux")]
+        None => trace::run(cli.trace.try_into()?),
+        #[cfg(target_os = "linux")]
         Some(Command::Check(args)) => check::run(&args),
+        #[cfg(target_os = "linux")]
         Some(Command::Budget(args)) => budget::run(&args),
+        #[cfg(not(target_os = "linux"))]
+        None | Some(Command::Check(_) | Command::Budget(_)) => {
+            anyhow::bail!(
+                "this needs a Linux kernel: elsewhere tracer only reads what was recorded"
+            )
+        }
+        Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Schema) => schema::run(),
     }

@@ -83,6 +83,9 @@ async fn trace(
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
         .context("the ring buffer can't be waited for")?;
     let mut stream = Stream::new();
+    if config.replayable {
+        stream.record_inputs();
+    }
     stream.set_labels(config.labels);
     let namespaces = namespaces();
     stream.start(&start(&facts.release, &loaded, &namespaces));
@@ -114,13 +117,13 @@ async fn trace(
 pub(super) fn coverage(loaded: &Loaded) -> Vec<Coverage> {
     let coverage = loaded.coverage.iter().map(|covered| Coverage {
         capability: covered.capability,
-        hook: covered.by.map(|(_, hook)| hook),
+        hook: covered.by.map(|(_, hook)| hook.into()),
         backend: covered.by.map(|(backend, _)| backend),
         refused: covered
             .refused
             .iter()
             .map(|refusal| Refused {
-                hook: refusal.hook,
+                hook: refusal.hook.into(),
                 backend: refusal.backend,
                 reason: refusal.reason.clone(),
             })

@@ -71,7 +71,7 @@ pub struct Case<'a> {
 }
 
 /// What the host itself says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Host {
     /// `nf_conntrack_count` and `nf_conntrack_max`.
     pub conntrack: Option<(u64, u64)>,

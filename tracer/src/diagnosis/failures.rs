@@ -153,7 +153,7 @@ impl Failures {
         }
     }
 
-    /// Failures that were only counted, the last of them before `before`.
+    /// Failures that were only counted, the last of them before `before`, in the order of time.
     pub fn gathered(&mut self, before: u64) -> Vec<Gathered> {
         let pending = self.known.values_mut();
         let pending = pending.filter(|known| known.gathered > 0 && known.explained < before);
@@ -165,7 +165,9 @@ impl Failures {
                 explained_by: known.line,
             })
         });
-        gathered.collect()
+        let mut gathered: Vec<_> = gathered.collect();
+        gathered.sort_unstable_by_key(|gathered| (gathered.event.ts, gathered.event.sock));
+        gathered
     }
 
     /// To be called now and then.

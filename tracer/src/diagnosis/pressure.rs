@@ -17,7 +17,7 @@ const EVERY_PER_PORT: u64 = Duration::from_micros(35).as_nanos() as u64;
 const SLACK: f64 = 5.0;
 
 /// From which percentage of the usable ports on a destination is at a level.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Levels {
     pub warning: f64,
     pub critical: f64,
@@ -77,7 +77,7 @@ impl Pressure {
         self.watched.is_empty()
     }
 
-    /// Counts what has happened, and names the ways that should be looked at now.
+    /// Counts what has happened, and names the ways that should be looked at now, in an order that is always the same.
     pub fn tick(&mut self, ledger: &Ledger, now: u64) -> Vec<Way> {
         for watched in self.watched.values_mut() {
             watched.is_busy = false;
@@ -104,6 +104,7 @@ impl Pressure {
             (!watched.is_busy && watched.level != Level::Ok).then_some(*way)
         }));
         levels.retain(|_, watched| watched.is_busy || watched.level != Level::Ok);
+        due.sort_unstable();
         due
     }
 

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{clock::Clock, event::Task, host::container, record::ProcessIdentity};
 
 /// Pid and start time.
@@ -19,9 +21,26 @@ const GENERATION: usize = 16_384;
 /// `USER_HZ`, the unit of times in /proc: 100 on every architecture that tracer runs on.
 const NS_PER_TICK: u64 = 10_000_000;
 
+/// What there is to learn about processes: live from /proc, in replays what was learned then.
+pub trait ProcessTable {
+    /// Nothing, if the process is gone.
+    fn look_up(&self, task: &Task) -> Found;
+
+    /// Whether the task's process has not ended yet.
+    fn is_alive(&self, task: &Task) -> bool;
+}
+
+/// What the kernel side does not carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub exe: Option<String>,
+    /// Path in the cgroup hierarchy.
+    pub cgroup: Option<String>,
+}
+
 /// The processes that have been introduced.
 pub struct Processes {
-    proc: PathBuf,
+    table: Box<dyn ProcessTable>,
     current: HashMap<Key, Arc<str>>,
     previous: HashMap<Key, Arc<str>>,
 }
@@ -34,11 +53,21 @@ impl Default for Processes {
 
 impl Processes {
     pub fn at(proc: &Path) -> Self {
+        Self::of(Box::new(Proc(proc.into())))
+    }
+
+    pub fn of(table: Box<dyn ProcessTable>) -> Self {
         Self {
-            proc: proc.into(),
+            table,
             current: HashMap::new(),
             previous: HashMap::new(),
         }
+    }
+
+    /// Asks somebody else from now on, who may ask whom was asked before.
+    pub fn ask(&mut self, other: impl FnOnce(Box<dyn ProcessTable>) -> Box<dyn ProcessTable>) {
+        let nobody: Box<dyn ProcessTable> = Box::new(Proc(PathBuf::new()));
+        self.table = other(std::mem::replace(&mut self.table, nobody));
     }
 
     /// The id of a task's process, and its identity if this is the first sight of it.
@@ -65,8 +94,7 @@ impl Processes {
 
     /// Whether the task's process has not ended yet.
     pub fn is_alive(&self, task: &Task) -> bool {
-        let stat = Stat::read(&self.proc.join(task.pid.to_string()));
-        stat.is_some_and(|stat| stat.is_start(task.start_ns) && stat.is_running())
+        self.table.is_alive(task)
     }
 
     fn remember(&mut self, key: Key, id: Arc<str>) {
@@ -77,24 +105,42 @@ impl Processes {
     }
 
     fn look_up(&self, task: &Task, id: &str, clock: &Clock) -> ProcessIdentity {
-        let dir = self.proc.join(task.pid.to_string());
-        let exe = fs::read_link(dir.join("exe")).ok();
-        let cgroup = fs::read_to_string(dir.join("cgroup")).ok();
-        // Read last: if it is still the same process now, it was when the others were read.
-        let same = Stat::read(&dir).is_some_and(|stat| stat.is_start(task.start_ns));
-        let exe = exe.filter(|_| same);
-        let cgroup = cgroup.filter(|_| same).and_then(|text| cgroup_path(&text));
+        let Found { exe, cgroup } = self.table.look_up(task);
         ProcessIdentity {
             id: id.into(),
             pid: task.pid,
             comm: String::from_utf8_lossy(task.comm.bytes()).into_owned(),
-            exe: exe.map(|path| path.to_string_lossy().into_owned()),
+            exe,
             start: clock.boot(task.start_ns),
             uid: task.uid,
             container: cgroup.as_deref().and_then(container::of_cgroup),
             cgroup,
             cgroup_id: Some(task.cgroup),
         }
+    }
+}
+
+/// The running host's, where its /proc is.
+struct Proc(PathBuf);
+
+impl ProcessTable for Proc {
+    fn look_up(&self, task: &Task) -> Found {
+        let dir = self.0.join(task.pid.to_string());
+        let exe = fs::read_link(dir.join("exe")).ok();
+        let cgroup = fs::read_to_string(dir.join("cgroup")).ok();
+        // Read last: if it is still the same process now, it was when the others were read.
+        if !Stat::read(&dir).is_some_and(|stat| stat.is_start(task.start_ns)) {
+            return Found::default();
+        }
+        Found {
+            exe: exe.map(|path| path.to_string_lossy().into_owned()),
+            cgroup: cgroup.and_then(|text| cgroup_path(&text)),
+        }
+    }
+
+    fn is_alive(&self, task: &Task) -> bool {
+        let stat = Stat::read(&self.0.join(task.pid.to_string()));
+        stat.is_some_and(|stat| stat.is_start(task.start_ns) && stat.is_running())
     }
 }
 
@@ -148,7 +194,7 @@ fn cgroup_path(text: &str) -> Option<String> {
     .map(Into::into)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use crate::event::Comm;

@@ -10,6 +10,8 @@ use aya::{
 };
 use thiserror::Error;
 
+pub use crate::config::Sizes;
+
 use super::{
     facts::{Facts, Unfit},
     plan::{self, Backend, Candidate, Capability, Choice, Rung, Target},
@@ -17,15 +19,6 @@ use super::{
 
 /// The committed object, built from `tracer-ebpf` (see `cargo xtask build-ebpf`).
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tracer.o");
-
-/// What the user may set about the maps.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Bytes; a power of two and a multiple of the page size.
-    pub ring: u32,
-    /// Sockets that the kernel side remembers.
-    pub sockets: u32,
-}
 
 #[derive(Debug, Error)]
 pub enum Error {

@@ -107,14 +107,12 @@ impl Ledger {
     }
 }
 
-/// Outer `None`: nobody is there; inner: not one process only, or not a known one.
+/// Outer `None`: nobody is there; inner: not one process only, or not a known one. Of its threads it is the lowest,
+/// whatever the order in which they come.
 fn one_process<'a>(mut listeners: impl Iterator<Item = &'a Entry>) -> Option<Option<(Id, u32)>> {
     let first = listeners.next()?;
-    let agree = listeners.all(|other| other.process == first.process);
-    Some(
-        first
-            .process
-            .filter(|_| agree)
-            .map(|process| (process, first.tid)),
-    )
+    let tid = listeners.try_fold(first.tid, |tid, other| {
+        (other.process == first.process).then_some(tid.min(other.tid))
+    });
+    Some(first.process.zip(tid))
 }

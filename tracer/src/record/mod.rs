@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 mod failure;
+mod input;
 mod pressure;
 mod process;
 mod run;
@@ -17,6 +18,7 @@ mod units;
 mod usage;
 
 pub use failure::{BindFailed, BindReason, Budget, ConnectFailed, Holder, Shortage, Told};
+pub use input::Input;
 pub use pressure::{Level, Outlook, Pressure};
 pub use process::{Container, Process, ProcessIdentity, WholeProcess};
 pub use run::{Coverage, Loss, Netns, NetnsSettings, Refused, Start, Stop, Where};
@@ -115,6 +117,7 @@ kinds! {
     Socket = "socket": KnownSocket<'_>;
     Loss = "loss": Loss<'_>;
     Stop = "stop": Stop;
+    Input = "input": Input<'_>;
 }
 
 /// One line of tracer's output. Ignore fields that are not described here: more may come.
@@ -135,6 +138,7 @@ enum AnyLine {
     Process(Line<'static, ProcessIdentity>),
     Loss(Line<'static, Loss<'static>>),
     Stop(Line<'static, Stop>),
+    Input(Input<'static>),
 }
 
 /// The JSON Schema of a line, made from the types above.

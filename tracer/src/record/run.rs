@@ -1,9 +1,9 @@
 //! How a run begins and ends, and what it lost.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     kernel::plan::{Backend, Capability},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The first line: what is watched, and how.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Start {
     /// Version of tracer.
     pub tracer: String,
@@ -23,11 +23,11 @@ pub struct Start {
 }
 
 /// How one capability is covered.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Coverage {
     pub capability: Capability,
     /// The function or tracepoint in use; null: this capability is not to be had here.
-    pub hook: Option<&'static str>,
+    pub hook: Option<Cow<'static, str>>,
     pub backend: Option<Backend>,
     /// Better hooks that were not used, and why.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -37,16 +37,16 @@ pub struct Coverage {
     pub limits: Vec<String>,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
-    pub hook: &'static str,
+    pub hook: Cow<'static, str>,
     pub backend: Backend,
     pub reason: String,
 }
 
 /// The settings of a network namespace that govern its ports; null where the kernel has none, or they
 /// could not be read.
-#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Netns {
     /// Inode number.
     pub netns: u32,
@@ -104,7 +104,7 @@ pub struct Loss<'a> {
     pub output: Option<&'a str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Where {
     /// The ring buffer was full: events are missing.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::WholeProcess;
 use crate::{
@@ -101,7 +101,7 @@ pub struct Ledger {
 }
 
 /// Sockets in the kernel-side table, and how many fit (`--max-sockets`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Table {
     pub used: u64,
     pub size: u64,

@@ -11,10 +11,10 @@ pub mod line;
 pub mod model;
 pub mod narrow;
 mod series;
-mod source;
+pub mod source;
 mod tail;
 pub mod text;
-mod time;
+pub mod time;
 
 use std::{
     path::{Path, PathBuf},

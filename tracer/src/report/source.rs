@@ -16,11 +16,11 @@ use flate2::bufread::MultiGzDecoder;
 /// So much is read at once.
 const BLOCK: usize = 1 << 20;
 /// A line that is longer is none of tracer's, and is not kept.
-pub(super) const LONGEST: usize = 16 << 20;
+pub(crate) const LONGEST: usize = 16 << 20;
 
 /// What [`Source::next`] gives beside the bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// Counts blocks from 0.
     pub number: u64,
     /// Index of the file.
@@ -34,14 +34,14 @@ pub(super) struct Block {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// It could not be opened.
     Open(String),
     /// What was read so far is good.
     Read(String),
 }
 
-pub(super) struct Source {
+pub(crate) struct Source {
     paths: Vec<PathBuf>,
     /// Bytes read from files, before they are decompressed.
     consumed: Arc<AtomicU64>,
@@ -57,7 +57,7 @@ struct Open {
 }
 
 impl Source {
-    pub(super) fn new(paths: Vec<PathBuf>, consumed: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(paths: Vec<PathBuf>, consumed: Arc<AtomicU64>) -> Self {
         Self {
             paths,
             consumed,
@@ -68,7 +68,7 @@ impl Source {
     }
 
     /// Puts the next lines into `block`. `None`: there are no more.
-    pub(super) fn next(&mut self, block: &mut Vec<u8>) -> Option<Block> {
+    pub(crate) fn next(&mut self, block: &mut Vec<u8>) -> Option<Block> {
         block.clear();
         let mut about = Block {
             number: self.next_block,

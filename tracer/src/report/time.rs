@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// Nanoseconds since 1970 (UTC) of an RFC 3339 time; `None`: it is none, or out of what 64 bits hold.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub fn parse(text: &str) -> Option<i64> {
     canonical(text.as_bytes()).or_else(|| {
         let ts: Timestamp = text.parse().ok()?;
         i64::try_from(ts.as_nanosecond()).ok()
@@ -40,8 +40,11 @@ fn canonical(text: &[u8]) -> Option<i64> {
         && hour < 24
         && minute < 60
         && second < 60;
+    if !valid {
+        return None;
+    }
     let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
-    valid.then_some(seconds * 1_000_000_000 + number(20, 29)?)
+    Some(seconds * 1_000_000_000 + number(20, 29)?)
 }
 
 fn days_of(year: i64, month: i64) -> i64 {
@@ -63,7 +66,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// The inverse of [`parse`].
-pub(super) fn timestamp(ns: i64) -> Timestamp {
+pub fn timestamp(ns: i64) -> Timestamp {
     Timestamp::from_nanosecond(ns.into()).unwrap_or_default()
 }
 

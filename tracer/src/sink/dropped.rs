@@ -11,7 +11,7 @@ pub(super) const RANKS: usize = 7;
 /// refer to it.
 pub(super) const fn rank(kind: Kind) -> usize {
     match kind {
-        Kind::State => 0,
+        Kind::Input | Kind::State => 0,
         Kind::Socket | Kind::Connection => 1,
         Kind::Usage => 2,
         Kind::Ledger | Kind::Netns => 3,

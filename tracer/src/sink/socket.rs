@@ -24,6 +24,7 @@ use super::{Address, Sink};
 const CONNECTING: Duration = Duration::from_secs(5);
 
 /// A TCP reader that takes nothing for so long is given up: it may be a host that has gone without a word.
+#[cfg(target_os = "linux")]
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// So many bytes at once, and so many in the kernel: those are kept here too until they are acknowledged.
@@ -199,6 +200,7 @@ fn connect(address: &str) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(&address, CONNECTING) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
+                #[cfg(target_os = "linux")]
                 sockopt::set_tcp_user_timeout(&stream, SILENCE.as_millis() as u32)?;
                 sockopt::set_socket_keepalive(&stream, true)?;
                 return Ok(stream);

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use super::Batch;
 use crate::{
-    clock::Clock,
+    clock::{Clock, Monotonic, Time},
     event::Task,
     host::process::Processes,
     pool::Settings,
     record::{
-        self, Body, Line, Loss, Netns, NetnsSettings, Process, Start, Stop, VERSION, Where,
+        self, Body, Kind, Line, Loss, Netns, NetnsSettings, Process, Start, Stop, VERSION, Where,
         WholeProcess,
     },
 };
@@ -26,10 +26,12 @@ pub type Write<'a> = &'a mut dyn FnMut(&Batch) -> io::Result<()>;
 pub struct Lines {
     pub(super) clock: Clock,
     pub(super) processes: Processes,
+    pub(super) time: Box<dyn Time>,
+    pub(super) omits_connections: bool,
     pub(super) failures: u64,
     pub(super) bind_failures: u64,
-    host: String,
-    labels: Option<BTreeMap<String, String>>,
+    pub(super) host: String,
+    pub(super) labels: Option<BTreeMap<String, String>>,
     batch: Batch,
     count: u64,
     events: u64,
@@ -47,6 +49,8 @@ impl Lines {
         Self {
             clock,
             processes,
+            time: Box::new(Monotonic),
+            omits_connections: false,
             failures: 0,
             bind_failures: 0,
             host,
@@ -65,6 +69,16 @@ impl Lines {
     /// What every line is to carry.
     pub fn set_labels(&mut self, labels: BTreeMap<String, String>) {
         self.labels = Some(labels).filter(|labels| !labels.is_empty());
+    }
+
+    /// Asks another clock from now on, which may ask the one that was asked before.
+    pub(super) fn ask_time(&mut self, other: impl FnOnce(Box<dyn Time>) -> Box<dyn Time>) {
+        self.time = other(std::mem::replace(&mut self.time, Box::new(Monotonic)));
+    }
+
+    /// By the same reckoning as the events, so that lines do not run backwards.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.monotonic(self.time.now())
     }
 
     /// The lines since the last call to [`clear`](Self::clear).
@@ -101,7 +115,7 @@ impl Lines {
     }
 
     pub fn start(&mut self, start: &Start) {
-        self.write(self.clock.now(), start);
+        self.write(self.now(), start);
     }
 
     /// A network namespace is new, or its settings have changed.
@@ -120,7 +134,7 @@ impl Lines {
     }
 
     pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
-        self.lost += count;
+        self.lost = self.lost.saturating_add(count);
         let body = Loss {
             events: count,
             r#where: place,
@@ -128,13 +142,15 @@ impl Lines {
             dropped: BTreeMap::new(),
             output: None,
         };
-        self.write(self.clock.now(), &body);
+        self.write(self.now(), &body);
     }
 
     /// Lines that did not reach an output.
     pub fn dropped(&mut self, dropped: BTreeMap<&'static str, u64>, output: Option<&str>) {
-        let count = dropped.values().sum();
-        self.lost += count;
+        let count = dropped
+            .values()
+            .fold(0, |sum: u64, count| sum.saturating_add(*count));
+        self.lost = self.lost.saturating_add(count);
         let body = Loss {
             events: count,
             r#where: Where::Output,
@@ -142,7 +158,7 @@ impl Lines {
             dropped,
             output,
         };
-        self.write(self.clock.now(), &body);
+        self.write(self.now(), &body);
     }
 
     /// Introduces every process anew when it is named the next time: lines that did were dropped.
@@ -151,6 +167,10 @@ impl Lines {
     }
 
     pub fn stop(&mut self) {
+        self.stop_at(self.now());
+    }
+
+    pub(super) fn stop_at(&mut self, ts: Timestamp) {
         let stop = Stop {
             lines: self.count + 1,
             events: self.events,
@@ -158,7 +178,7 @@ impl Lines {
             failures: self.failures,
             bind_failures: self.bind_failures,
         };
-        self.write(self.clock.now(), &stop);
+        self.write(ts, &stop);
     }
 
     /// Makes sure that the process has been introduced.
@@ -166,7 +186,7 @@ impl Lines {
         let task = task?;
         let (id, identity) = self.processes.meet(task, &self.clock);
         if let Some(identity) = identity {
-            self.write(self.clock.now(), &identity);
+            self.write(self.now(), &identity);
         }
         Some(Known { id, task })
     }
@@ -174,6 +194,16 @@ impl Lines {
     /// The number of the line that comes next.
     pub(super) fn next_line(&self) -> u64 {
         self.count
+    }
+
+    /// A line that is none of the numbered ones.
+    pub(super) fn input(&mut self, line: &record::Input) {
+        let written = self
+            .batch
+            .write(Kind::Input, |bytes| serde_json::to_writer(bytes, line));
+        if let Err(error) = written {
+            log::error!("an input can't be written: {error}");
+        }
     }
 
     /// Returns the line's number.

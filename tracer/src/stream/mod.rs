@@ -1,15 +1,16 @@
 //! Events in, lines out: the ledger says what they mean, and [`Lines`] writes it down.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     io,
     time::Duration,
 };
 
-use rustix::system::uname;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::{self, Clock},
+    clock::{Clock, Time},
     diagnosis::{
         failures::Failures,
         pressure::{Levels, Pressure},
@@ -17,7 +18,8 @@ use crate::{
     },
     event::{Event, Row},
     host::process::Processes,
-    ledger::{Ledger, Resynced},
+    input::{Beginning, FORMAT, Input},
+    ledger::{Effect, Ledger, Resynced},
     pool::{Rules, Settings},
     record::{self, Seeded, Table, Where, milliseconds},
 };
@@ -26,15 +28,18 @@ mod batch;
 mod bodies;
 mod case;
 mod failures;
+mod inputs;
 mod lines;
 mod pressure;
 
 pub use batch::Batch;
+use inputs::Recorder;
+pub(crate) use inputs::by_kind;
 pub use lines::{Lines, Write};
 
 /// One run: what is known of the kernel's sockets, and the lines about it that nobody has taken yet.
 ///
-/// `now` is `CLOCK_MONOTONIC` in nanoseconds, as [`clock::now`] tells it.
+/// `now` is `CLOCK_MONOTONIC` in nanoseconds, as [`crate::clock::now`] tells it.
 pub struct Stream {
     ledger: Ledger,
     lines: Lines,
@@ -56,10 +61,11 @@ pub struct Stream {
     is_incomplete: bool,
     /// Something was lost since the latest comparison began.
     has_lost_since: bool,
+    recorder: Option<Box<Recorder>>,
 }
 
 /// What a diagnosis is to be like.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Diagnosis {
     /// Failures that are not explained are counted.
     pub coalesces: bool,
@@ -77,10 +83,15 @@ struct Resyncs {
 }
 
 impl Stream {
+    /// Of this host, from now on.
+    #[cfg(target_os = "linux")]
     pub fn new() -> Self {
-        let host = uname().nodename().to_string_lossy().into_owned();
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
         Self {
-            told: clock::now(),
+            told: crate::clock::now(),
             ..Self::with(host, Clock::read(), Processes::default())
         }
     }
@@ -102,7 +113,13 @@ impl Stream {
             refreshed: 0,
             is_incomplete: true,
             has_lost_since: false,
+            recorder: None,
         }
+    }
+
+    /// For simulations: whom to ask what time it is, instead of the kernel.
+    pub fn set_time(&mut self, time: Box<dyn Time>) {
+        self.lines.time = time;
     }
 
     /// How failures and pressure are told, and whom they ask about the host.
@@ -110,11 +127,16 @@ impl Stream {
         self.failures = Failures::new(how.coalesces);
         self.pressure = Pressure::new(how.levels);
         self.ledger.set_rules(how.rules);
-        self.surroundings = surroundings;
+        self.surroundings = match &self.recorder {
+            Some(recorder) => recorder.surroundings(surroundings),
+            None => surroundings,
+        };
+        self.record(&Input::Diagnose(how));
     }
 
     /// The settings of network namespaces that the `start` line has told.
     pub fn set_settings(&mut self, settings: Vec<(u32, Option<Settings>)>) {
+        self.record(&Input::Settings(Cow::Borrowed(&settings)));
         for (netns, settings) in settings {
             if let Some(settings) = &settings {
                 self.ledger.set_settings(netns, settings);
@@ -126,11 +148,13 @@ impl Stream {
     /// Follows the time of day, should it have been set.
     pub fn set_clock(&mut self, clock: Clock) {
         self.lines.set_clock(clock);
+        self.record(&Input::Clock(clock));
     }
 
     /// How full the kernel-side socket table is.
     pub fn set_table(&mut self, table: Table) {
         self.table = Some(table);
+        self.record(&Input::Table(table));
     }
 
     /// See [`Ledger::is_unsure`].
@@ -145,10 +169,13 @@ impl Stream {
 
     /// So many more connections got no TIME_WAIT, because `tcp_max_tw_buckets` was reached.
     pub fn add_overflow(&mut self, count: u64) {
-        self.overflow += count;
+        self.overflow = self.overflow.saturating_add(count);
+        if count > 0 {
+            self.record(&Input::Overflow(count));
+        }
     }
 
-    /// What every line is to carry.
+    /// What every line is to carry; to be called before [`start`](Self::start).
     pub fn set_labels(&mut self, labels: BTreeMap<String, String>) {
         self.lines.set_labels(labels);
     }
@@ -174,6 +201,13 @@ impl Stream {
 
     pub fn start(&mut self, start: &record::Start) {
         self.lines.start(start);
+        self.record(&Input::Start(Beginning {
+            format: FORMAT,
+            clock: self.lines.clock,
+            began: self.told,
+            labels: self.lines.labels.clone().map(Cow::Owned),
+            start: Cow::Borrowed(start),
+        }));
     }
 
     /// When the latest event happened; 0: there was none.
@@ -192,6 +226,31 @@ impl Stream {
         if failures::is_failure(&event.kind) {
             self.failed(event);
         }
+        self.record(&Input::Event(Cow::Borrowed(event)));
+    }
+
+    /// As [`event`](Self::event), for a transition that was found by comparing with the kernel in a recorded run.
+    pub fn corrected(&mut self, event: &Event) {
+        self.last_event = self.last_event.max(event.ts);
+        self.lines.count_event();
+        self.meet(event);
+        let lines = &mut self.lines;
+        self.ledger.ingest(event, &mut |mut effect| {
+            if let Effect::Transition(transition) = &mut effect {
+                transition.corrected = true;
+            }
+            lines.effect(&effect);
+        });
+    }
+
+    /// Leaves out lines of type `connection` from now on.
+    pub fn omit_connections(&mut self) {
+        self.lines.omits_connections = true;
+    }
+
+    /// Looks at the settings of a network namespace, which may have changed.
+    pub fn look_at_settings(&mut self, netns: u32, now: u64) {
+        self.settings(netns, None, now, Duration::ZERO);
     }
 
     /// The first event of a network namespace.
@@ -207,6 +266,7 @@ impl Stream {
     pub fn lost(&mut self) {
         self.is_incomplete = true;
         self.has_lost_since = true;
+        self.record(&Input::Lost);
     }
 
     /// A dump of the kernel's sockets begins; see [`Ledger::begin_resync`].
@@ -214,12 +274,14 @@ impl Stream {
         self.resyncs.began = now;
         self.has_lost_since = false;
         self.ledger.begin_resync(now);
+        self.record(&Input::BeginResync(now));
     }
 
     /// A row of the dump; see [`Ledger::row`].
     pub fn row(&mut self, row: &Row) {
         let lines = &mut self.lines;
         self.ledger.row(row, &mut |effect| lines.effect(&effect));
+        self.record(&Input::Row(Cow::Borrowed(row)));
     }
 
     /// The dump is over; see [`Ledger::end_resync`]. After the first one a `ledger` line tells what was
@@ -241,12 +303,18 @@ impl Stream {
         } else {
             self.resyncs.corrected += found.added + found.removed + found.changed;
         }
+        self.record(&Input::EndResync {
+            complete: Cow::Borrowed(complete),
+            alive: Cow::Borrowed(alive),
+            now,
+        });
         found
     }
 
     /// The dump failed; see [`Ledger::give_up_resync`].
     pub fn give_up_resync(&mut self) {
         self.ledger.give_up_resync();
+        self.record(&Input::GiveUpResync);
     }
 
     fn seeded(&mut self, netns: u64, now: u64) {
@@ -264,6 +332,11 @@ impl Stream {
     /// Who has what, and what they did since the last call: a `usage` line for each process and network
     /// namespace, then a `ledger` line.
     pub fn usage(&mut self, now: u64) {
+        self.tell_usage(now);
+        self.record(&Input::Usage(now));
+    }
+
+    fn tell_usage(&mut self, now: u64) {
         let interval = now.saturating_sub(self.told);
         self.told = now;
         let mut namespaces = BTreeSet::new();
@@ -283,6 +356,7 @@ impl Stream {
             self.lines.pass(write)?;
         }
         self.totals(now, None);
+        self.record(&Input::Snapshot(now));
         Ok(())
     }
 
@@ -302,16 +376,25 @@ impl Stream {
     /// kernel's sockets since.
     pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
         self.lines.loss(count, place, resynced);
+        self.record(&Input::Loss(count, place, resynced));
     }
 
     /// Says which lines did not reach an output, which is named where there are several.
     pub fn dropped(&mut self, dropped: BTreeMap<&'static str, u64>, output: Option<&str>) {
-        self.lines.dropped(dropped, output);
+        if self.recorder.is_some() {
+            let names = dropped.iter().map(|(name, count)| ((*name).into(), *count));
+            let input = Input::Dropped(names.collect(), output.map(Cow::Borrowed));
+            self.lines.dropped(dropped, output);
+            self.record(&input);
+        } else {
+            self.lines.dropped(dropped, output);
+        }
     }
 
     /// Lines that introduced processes were dropped: each is introduced anew when it is named the next time.
     pub fn forget_introductions(&mut self) {
         self.lines.forget_introductions();
+        self.record(&Input::ForgetIntroductions);
     }
 
     /// The end: [`wind_up`](Self::wind_up) and the `stop` line.
@@ -332,16 +415,21 @@ impl Stream {
             }
         });
         self.tell_gathered(u64::MAX);
-        self.usage(now);
+        self.tell_usage(now);
+        self.record(&Input::WindUp(now));
         written
     }
 
     /// The `stop` line.
     pub fn end(&mut self) {
-        self.lines.stop();
+        let ts = self.lines.now();
+        // `stop` is the last line.
+        self.record(&Input::End);
+        self.lines.stop_at(ts);
     }
 }
 
+#[cfg(target_os = "linux")]
 impl Default for Stream {
     fn default() -> Self {
         Self::new()

@@ -13,6 +13,7 @@ use crate::{
         forecast::{Forecast, Ports, forecast},
         pressure::{hold, used_percent},
     },
+    input::Input,
     ledger::{Explained, Query, Way},
     pool::Settings,
     record::{self, Level, Outlook},
@@ -32,6 +33,7 @@ impl Stream {
         for way in self.pressure.tick(&self.ledger, now) {
             self.look_at(&way, now);
         }
+        self.record(&Input::Watch(now));
     }
 
     fn look_at(&mut self, way: &Way, now: u64) {
@@ -71,7 +73,7 @@ impl Stream {
 
     /// The ports that are closed to every destination, in each network namespace.
     fn look_at_pools(&mut self, now: u64) {
-        let pools: Vec<u32> = self.known.keys().copied().collect();
+        let pools: BTreeSet<u32> = self.known.keys().copied().collect();
         for netns in pools {
             let Some(settings) = self.known.get(&netns).cloned().flatten() else {
                 continue;

@@ -494,7 +494,7 @@ pub(crate) fn start() -> Start {
         coverage: vec![
             Coverage {
                 capability: Capability::Transitions,
-                hook: Some("inet_sock_set_state"),
+                hook: Some("inet_sock_set_state".into()),
                 backend: Some(Backend::TpBtf),
                 refused: Vec::new(),
                 limits: Vec::new(),
@@ -504,7 +504,7 @@ pub(crate) fn start() -> Start {
                 hook: None,
                 backend: None,
                 refused: vec![Refused {
-                    hook: "inet_hash_connect",
+                    hook: "inet_hash_connect".into(),
                     backend: Backend::Fexit,
                     reason: "load failed: Operation not permitted (os error 1)".into(),
                 }],

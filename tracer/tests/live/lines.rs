@@ -494,6 +494,8 @@ pub(crate) enum Keep {
     All,
     /// All but state transitions, which are only counted: for runs with millions of them.
     Rare,
+    /// All, and beside them every line as it came, `input` lines too.
+    Recorded,
 }
 
 #[derive(Default)]
@@ -503,6 +505,8 @@ struct Inner {
     counts: Counts,
     snapshots: Snapshots,
     rounds: Rounds,
+    /// With [`Keep::Recorded`]: the whole stream.
+    recorded: String,
     /// Lines that are not what they should be, with the reason.
     bad: Vec<String>,
     ended: bool,
@@ -563,6 +567,14 @@ impl Lines {
         for raw in stream.lines() {
             let Ok(raw) = raw else { break };
             drop(self.pause());
+            if keep == Keep::Recorded {
+                let recorded = &mut self.lock().recorded;
+                *recorded += &raw;
+                recorded.push('\n');
+                if is_input(&raw) {
+                    continue;
+                }
+            }
             if keep == Keep::Rare && raw.contains(r#""type":"state""#) {
                 self.lock().counts.lines += 1;
             } else {
@@ -682,6 +694,10 @@ impl Lines {
         self.lock().all.clone()
     }
 
+    pub(crate) fn recorded(&self) -> String {
+        self.lock().recorded.clone()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.lock().counts
     }
@@ -693,6 +709,11 @@ impl Lines {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What only a replay is interested in.
+pub(crate) fn is_input(raw: &str) -> bool {
+    raw.contains(r#""type":"input""#)
 }
 
 /// What every line has, whatever its type.

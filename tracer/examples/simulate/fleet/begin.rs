@@ -140,9 +140,9 @@ impl Host {
 
 /// All hooks that there are.
 fn coverage() -> Vec<Coverage> {
-    let covered = |(capability, backend, hook)| Coverage {
+    let covered = |(capability, backend, hook): (_, _, &'static str)| Coverage {
         capability,
-        hook: Some(hook),
+        hook: Some(hook.into()),
         backend: Some(backend),
         refused: Vec::new(),
         limits: Vec::new(),

@@ -1,10 +1,10 @@
 //! One host: its kernel's events, and the tracer that hears them.
 
-use std::{collections::HashMap, io};
+use std::{cell::Cell, collections::HashMap, io, rc::Rc};
 
 use anyhow::Result;
 use tracer::{
-    clock::Clock,
+    clock::{Clock, Time},
     event::{Event, Kind, Owner, State, Tuple},
     host::process::Processes,
     record::{Table, Where},
@@ -45,9 +45,20 @@ pub(super) struct Host {
     pub(super) sockets: u64,
     pub(super) proc: Proc,
     now: u64,
+    time: Standing,
     lines: u64,
     lost: u64,
     deploy: Option<u64>,
+}
+
+/// A clock that stands until it is set, `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Clone, Default)]
+struct Standing(Rc<Cell<u64>>);
+
+impl Time for Standing {
+    fn now(&self) -> u64 {
+        self.0.get()
+    }
 }
 
 fn clock() -> Clock {
@@ -59,11 +70,9 @@ impl Host {
         let proc = Proc::new()?;
         let scene = Scene::new(plan, number);
         let name = format!("web-{}", number + 1);
-        let stream = Stream::with(
-            name.clone(),
-            clock().standing_at(0),
-            Processes::at(proc.path()),
-        );
+        let mut stream = Stream::with(name.clone(), clock(), Processes::at(proc.path()));
+        let time = Standing::default();
+        stream.set_time(Box::new(time.clone()));
         let ports = || Ports::new(plan.range());
         let mut host = Self {
             name,
@@ -79,6 +88,7 @@ impl Host {
             sockets: 0,
             proc,
             now: 0,
+            time,
             lines: 0,
             lost: 0,
             deploy: scene.deploy,
@@ -99,11 +109,11 @@ impl Host {
     pub(super) fn run(&mut self, end: u64) -> io::Result<()> {
         while let Some((at, step)) = self.agenda.next(end) {
             self.now = at;
-            self.stream.set_clock(clock().standing_at(at));
+            self.time.0.set(at);
             self.step(step)?;
         }
         self.now = end;
-        self.stream.set_clock(clock().standing_at(end));
+        self.time.0.set(end);
         Ok(())
     }
 

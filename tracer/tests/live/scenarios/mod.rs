@@ -16,6 +16,7 @@ mod nginx;
 mod no_source;
 mod owners;
 mod processes;
+pub(crate) mod replays;
 pub(crate) mod stream;
 mod timewait;
 pub(crate) mod truth;
@@ -34,9 +35,10 @@ pub(crate) struct Scenario {
 type Alone = (&'static str, fn(Backend) -> Result<()>);
 
 /// Trials with a tracer of their own.
-pub(crate) const ALONE: [Alone; 3] = [
+pub(crate) const ALONE: [Alone; 4] = [
     ("truth", truth::truth),
     ("usage", usage::usage),
+    ("replays", replays::replays),
     ("namespace_ends", namespaces::ends),
 ];
 

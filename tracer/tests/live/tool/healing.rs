@@ -15,11 +15,12 @@ use crate::{
     lines::{Keep, PATIENCE},
     report::note,
     scenarios::{
+        replays::same_again,
         stream::validate,
         truth::{rounds, seed},
     },
     scene::Scene,
-    tracer::Tracer,
+    tracer::{Finished, Tracer},
     truth::{Field, Numbers, agree_after_loss},
     world::World,
 };
@@ -28,30 +29,38 @@ pub(super) const ALL: &[Test] = &[
     test("ring_overflow_heals", ring_overflow),
     test("table_overflow_heals", table_overflow),
     test("sleep_heals", sleep),
+    test("loss_replays", loss_replays),
 ];
 
 const STEPS: u32 = 60;
 
 fn ring_overflow() -> Result<()> {
     let args = ["--ring-size", "4096", "--interval", "1"];
-    heals(&args, "ring", churn)
+    heals(&args, Keep::All, "ring", churn).map(drop)
+}
+
+/// A recording with a hole, and its healing, is the same again.
+fn loss_replays() -> Result<()> {
+    let args = ["--replayable", "--ring-size", "4096", "--interval", "1"];
+    same_again(&heals(&args, Keep::Recorded, "ring", churn)?)
 }
 
 /// Only owners are lost, as long as the table is full.
 fn table_overflow() -> Result<()> {
     let args = ["--max-sockets", "16", "--interval", "1"];
-    heals(&args, "table", churn)
+    heals(&args, Keep::All, "table", churn).map(drop)
 }
 
 /// It is stopped while much happens, and goes on later.
 fn sleep() -> Result<()> {
     let args = ["--ring-size", "16384", "--interval", "1"];
-    heals(&args, "ring", |scene, world| {
+    let asleep = |scene: &Scene, world: &mut World| {
         scene.tracer.signal(Signal::STOP)?;
         let done = churn(scene, world);
         scene.tracer.signal(Signal::CONT)?;
         done
-    })
+    };
+    heals(&args, Keep::All, "ring", asleep).map(drop)
 }
 
 fn churn(scene: &Scene, world: &mut World) -> Result<()> {
@@ -64,10 +73,11 @@ fn churn(scene: &Scene, world: &mut World) -> Result<()> {
 
 fn heals(
     args: &[&str],
+    keep: Keep,
     place: &'static str,
     load: impl Fn(&Scene, &mut World) -> Result<()>,
-) -> Result<()> {
-    let scene = Scene::new(Arc::new(Tracer::started(args, Keep::All)?))?;
+) -> Result<Finished> {
+    let scene = Scene::new(Arc::new(Tracer::started(args, keep)?))?;
     let seed = seed();
     let again = || format!("TRACER_LIVE_SEED={seed} gives the same again");
     let mut world = World::new(&scene.netns, seed)?;
@@ -87,7 +97,8 @@ fn heals(
     let finished = scene.into_tracer()?.stop(Signal::TERM)?;
     finished.check_totals()?;
     ensure!(finished.lost_at(place) > 0, "nothing was lost at {place}");
-    validate(&finished.lines.all())
+    validate(&finished.lines.all())?;
+    Ok(finished)
 }
 
 /// The tracer says that it lost something there, and that it has made up for it.
