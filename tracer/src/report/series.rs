@@ -27,20 +27,11 @@ const MOST: i64 = 600;
 const UNKNOWN: i32 = i32::MIN;
 
 /// The time axis: which bins there are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Axis {
     step: usize,
     /// First and last bin, counted from 1970; `None`: nothing was seen.
     span: Option<(i64, i64)>,
-}
-
-impl Default for Axis {
-    fn default() -> Self {
-        Self {
-            step: 0,
-            span: None,
-        }
-    }
 }
 
 impl Axis {
@@ -370,17 +361,19 @@ mod tests {
             let bin = axis.bin(tenth * SECOND / 10);
             level.set(&axis, Some(bin), value);
         }
-        let values = level.values(&axis);
-        assert_eq!(
-            values,
-            [Some(3), Some(9), Some(2), Some(5)]
-                .map(Some)
-                .map(Option::flatten)[..1]
-                .iter()
-                .copied()
-                .chain([Some(9), Some(2), Some(2), Some(5)])
-                .collect::<Vec<_>>()
-        );
+        let values: Vec<_> = level.values(&axis).into_iter().flatten().collect();
+        assert_eq!(values, [3, 9, 2, 2, 5]);
+    }
+
+    #[test]
+    fn levels_at_the_end_of_bins_add_up() {
+        let mut axis = Axis::default();
+        let mut level = Level::at_end();
+        for (ts, value) in [(0, 3), (1, 9), (2, 4)] {
+            let bin = axis.bin(ts);
+            level.set(&axis, Some(bin), value);
+        }
+        assert_eq!(level.values(&axis), [Some(4)]);
     }
 
     #[test]

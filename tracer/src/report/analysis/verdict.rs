@@ -195,7 +195,8 @@ impl Analysis {
             .map(|(process, ports)| format!(", and {ports} were those of {}", name(process)));
         format!(
             "{} of the {limit} ports for {} were taken, up to {waits} of them in TIME_WAIT{}",
-            peak.ports,
+            // Where events were lost, it may seem more for a while.
+            peak.ports.min(limit),
             super::items::title(&to.route, false),
             owner.unwrap_or_default(),
         )
@@ -228,7 +229,7 @@ impl Analysis {
 fn cause(causes: &[Moment]) -> Option<String> {
     // The last before it: what came earlier was borne for a while.
     let last = |id: &&str| causes.iter().rfind(|cause| cause.id == **id);
-    let ranked = CAUSES.iter().find_map(|id| last(&id))?;
+    let ranked = CAUSES.iter().find_map(|id| last(id))?;
     let at = i64::try_from(ranked.ts.as_nanosecond()).ok()?;
     Some(format!("at {}, {}", time_of_day(at), ranked.text))
 }
