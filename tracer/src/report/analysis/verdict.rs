@@ -229,7 +229,7 @@ impl Analysis {
 fn cause(causes: &[Moment]) -> Option<String> {
     // The last before it: what came earlier was borne for a while.
     let last = |id: &&str| causes.iter().rfind(|cause| cause.id == **id);
-    let ranked = CAUSES.iter().find_map(|id| last(id))?;
+    let ranked = CAUSES.iter().find_map(last)?;
     let at = i64::try_from(ranked.ts.as_nanosecond()).ok()?;
     Some(format!("at {}, {}", time_of_day(at), ranked.text))
 }
