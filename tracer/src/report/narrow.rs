@@ -176,7 +176,6 @@ impl FromStr for Peer {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::{Moment, Narrow, Peer};
     use crate::report::digest::Route;

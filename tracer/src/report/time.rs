@@ -71,7 +71,6 @@ pub fn timestamp(ns: i64) -> Timestamp {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use jiff::Timestamp;
     use proptest::prelude::*;

@@ -149,7 +149,6 @@ impl Names {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::{NAMESAKES, Names};
     use crate::report::digest::Process;
