@@ -1,12 +1,12 @@
 //! The command line, without logic.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
     kernel::plan::Rung,
-    sink::{Compress, Fsync, Target},
+    sink::{Compress, Fsync, Keep, Target},
 };
 
 /// Explains TCP ephemeral port exhaustion: who failed, why, and who holds the ports.
@@ -206,4 +206,13 @@ pub struct Output {
     /// When lines in files are made safe from a crash of the host.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Fsync::Rotate)]
     pub fsync: Fsync,
+
+    /// Record all lines in this directory, in so much as `--keep` says; keep the last minutes and the next one as a file
+    /// on the first failure, when a destination becomes critical, and on SIGUSR1.
+    #[arg(long, value_name = "DIR")]
+    pub flight_recorder: Option<PathBuf>,
+
+    /// How much the flight recorder holds: a time, a number of bytes, or both.
+    #[arg(long, value_name = "TIME,BYTES", default_value = "10m,1GiB", value_parser = crate::config::keep)]
+    pub keep: Keep,
 }

@@ -12,7 +12,7 @@ use crate::{
     cli::{self, Trace},
     diagnosis::pressure::Levels,
     kernel::plan::Rung,
-    sink::{Rotation, Settings, Target},
+    sink::{Keep, Rotation, Settings, Target},
 };
 
 /// The ring buffer's limits: one page, and what an `u32` power of two holds.
@@ -109,6 +109,7 @@ fn output(given: cli::Output) -> Result<Settings> {
             compress: given.compress,
             fsync: given.fsync,
         },
+        recorder: given.flight_recorder.map(|dir| (dir, given.keep)),
     })
 }
 
@@ -150,6 +151,24 @@ pub fn buffer_size(text: &str) -> Result<usize, String> {
         return Err("give at least 1M".into());
     }
     usize::try_from(bytes).map_err(|error| error.to_string())
+}
+
+/// Parses how much the flight recorder holds.
+pub fn keep(text: &str) -> Result<Keep, String> {
+    let mut keep = Keep::default();
+    for part in text.split(',') {
+        // A number alone may be either; `10m` are minutes.
+        let unit = part.ends_with(|end: char| end.is_ascii_alphabetic());
+        match (duration(part), bytes(part)) {
+            (Ok(age), _) if unit => keep.age = age,
+            (_, Ok(size)) if unit => keep.size = size,
+            _ => return Err("give a time and a number of bytes, such as 10m,1GiB".into()),
+        }
+    }
+    if keep.age < Keep::MIN_AGE || keep.size < Keep::MIN_SIZE {
+        return Err("give at least 10s and 1MiB".into());
+    }
+    Ok(keep)
 }
 
 /// Parses a time that something may last.
@@ -252,6 +271,20 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(buffer_size("64K").is_err());
+    }
+
+    #[test]
+    fn a_recorder_keeps_a_time_and_a_size() {
+        let minutes = |minutes: u64, size| {
+            let age = Duration::from_secs(60 * minutes);
+            Ok(Keep { age, size })
+        };
+        assert_eq!(keep("10m,1GiB"), minutes(10, 1 << 30));
+        assert_eq!(keep("64MiB,5m"), minutes(5, 64 << 20));
+        assert_eq!(keep("2h"), minutes(120, 1 << 30));
+        for bad in ["", "10", "10m,", "5", "1s", "64K", "10x,1GiB"] {
+            assert!(keep(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

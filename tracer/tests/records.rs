@@ -72,6 +72,10 @@ fn text() -> String {
     let labels = [("rack", "\"7\"\n"), ("site", "fra1")];
     lines.set_labels(labels.map(|(key, value)| (key.into(), value.into())).into());
     lines.dropped(dropped, Some("tcp:192.0.2.1:5170"));
+    lines.set_labels(BTreeMap::new());
+    for recording in given::recordings() {
+        lines.recording(&recording);
+    }
     lines.stop();
     String::from_utf8(lines.bytes().to_vec()).unwrap()
 }
@@ -84,7 +88,7 @@ fn lines() -> Vec<Value> {
 
 /// Lines that are not dated by an event or the caller are dated now: any time will do.
 fn without_now(line: &str) -> String {
-    let dated_now = ["start", "process", "loss", "stop"]
+    let dated_now = ["start", "process", "recording", "loss", "stop"]
         .iter()
         .any(|name| line.contains(&format!(r#""type":"{name}""#)));
     if !dated_now {
@@ -142,7 +146,8 @@ fn the_schema_refuses_what_is_no_record() {
         ("bind_failed", "reason", Value::from("tuple_in_use")),
         ("pressure", "forecast", Value::Null),
         ("netns", "netns", Value::from("4026531840")),
-        ("stop", "labels", Value::from("site=fra1")),
+        ("recording", "event", Value::from("thawed")),
+        ("loss", "labels", Value::from("site=fra1")),
         ("loss", "dropped", serde_json::json!({"state": -1})),
         ("loss", "where", Value::from("outputs")),
     ] {
@@ -151,6 +156,42 @@ fn the_schema_refuses_what_is_no_record() {
         line[field] = bad;
         assert!(!validator.is_valid(line), "{line}");
     }
+}
+
+/// Lines that the output leaves out are numbered by themselves, and do not introduce processes to it.
+#[test]
+fn details_are_a_stream_of_their_own() {
+    let mut lines = Lines::new("web-3".into(), Clock::fixed(BOOT, BOOT), proc());
+    let transitions = given::transitions();
+    lines.start(&given::start());
+    for detail in [true, false, true, false] {
+        lines.set_detail(detail);
+        lines.effect(&transitions[0]);
+    }
+    let found: Vec<_> = lines
+        .batch()
+        .lines()
+        .map(|line| {
+            let value: Value = serde_json::from_slice(line.bytes).unwrap();
+            assert_eq!(value["detail"] == true, line.detail);
+            (
+                line.detail,
+                value["type"].clone(),
+                value["seq"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        (false, "start", 0),
+        (true, "process", 0),
+        (true, "state", 1),
+        (false, "process", 1),
+        (false, "state", 2),
+        (true, "state", 2),
+        (false, "state", 3),
+    ];
+    let expected = expected.map(|(detail, kind, seq)| (detail, kind.into(), seq));
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -175,6 +175,8 @@ enum Wake {
     Stop,
     Snapshot,
     Reopen,
+    Freeze,
+    Nothing,
     Tick,
     Watch,
     Usage,
@@ -216,6 +218,8 @@ impl Tracer {
                 Wake::Stop => return Ok(()),
                 Wake::Snapshot => self.snapshot()?,
                 Wake::Reopen => self.output.reopen(),
+                Wake::Freeze => self.output.freeze(),
+                Wake::Nothing => {}
                 Wake::Tick => self.tick()?,
                 Wake::Watch => self.watch()?,
                 Wake::Usage => self.usage()?,
@@ -252,6 +256,9 @@ impl Tracer {
         self.look_for_losses()?;
         self.resync.tick(&mut self.stream);
         self.tell_dropped(false);
+        for recording in self.output.take_notices() {
+            self.stream.recording(&recording);
+        }
         self.drain().map(drop)
     }
 
@@ -418,7 +425,7 @@ fn regular(period: Duration) -> Interval {
     ticks
 }
 
-/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot. SIGHUP opens files anew; where there are none, it
+/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot, SIGUSR1 the flight recorder to keep what it has. SIGHUP opens files anew; where there are none, it
 /// ends the run as it ends other programs: the terminal has gone.
 struct Signals {
     interrupt: Signal,
@@ -426,6 +433,8 @@ struct Signals {
     ask: Signal,
     hangup: Signal,
     has_files: bool,
+    freeze: Signal,
+    has_recorder: bool,
 }
 
 impl Signals {
@@ -435,6 +444,8 @@ impl Signals {
         Ok(Self {
             hangup: on(SignalKind::hangup())?,
             has_files: config.output.targets.iter().any(is_file),
+            freeze: on(SignalKind::user_defined1())?,
+            has_recorder: config.output.recorder.is_some(),
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
             ask: on(SignalKind::user_defined2())?,
@@ -446,6 +457,11 @@ impl Signals {
             _ = self.interrupt.recv() => Wake::Stop,
             _ = self.terminate.recv() => Wake::Stop,
             _ = self.ask.recv() => Wake::Snapshot,
+            _ = self.freeze.recv() => match self.has_recorder {
+                true => Wake::Freeze,
+                // By itself it would end the run.
+                false => Wake::Nothing,
+            },
             _ = self.hangup.recv() => match self.has_files {
                 true => Wake::Reopen,
                 false => Wake::Stop,

@@ -41,8 +41,15 @@ pub struct Found {
 /// The processes that have been introduced.
 pub struct Processes {
     table: Box<dyn ProcessTable>,
-    current: HashMap<Key, Arc<str>>,
-    previous: HashMap<Key, Arc<str>>,
+    current: HashMap<Key, Known>,
+    previous: HashMap<Key, Known>,
+}
+
+#[derive(Clone)]
+struct Known {
+    id: Arc<str>,
+    /// To the flight recorder only.
+    detail: bool,
 }
 
 impl Default for Processes {
@@ -70,18 +77,30 @@ impl Processes {
         self.table = other(std::mem::replace(&mut self.table, nobody));
     }
 
-    /// The id of a task's process, and its identity if this is the first sight of it.
-    pub fn meet(&mut self, task: &Task, clock: &Clock) -> (Arc<str>, Option<ProcessIdentity>) {
+    /// The id of a task's process, and its identity if this is the first sight of it. `detail`: of the flight recorder,
+    /// which hears every introduction.
+    pub fn meet(
+        &mut self,
+        task: &Task,
+        detail: bool,
+        clock: &Clock,
+    ) -> (Arc<str>, Option<ProcessIdentity>) {
         let key = (task.pid, task.start_ns);
-        if let Some(id) = self.current.get(&key) {
-            return (id.clone(), None);
+        let enough = |known: &&Known| detail || !known.detail;
+        if let Some(known) = self.current.get(&key).filter(enough) {
+            return (known.id.clone(), None);
         }
-        if let Some(id) = self.previous.remove(&key) {
-            self.remember(key, id.clone());
+        if let Some(known) = self.previous.remove(&key).filter(|known| enough(&known)) {
+            let id = known.id.clone();
+            self.remember(key, known);
             return (id, None);
         }
         let id: Arc<str> = format!("{}-{}", task.pid, task.start_ns).into();
-        self.remember(key, id.clone());
+        let known = Known {
+            id: id.clone(),
+            detail,
+        };
+        self.remember(key, known);
         let identity = self.look_up(task, &id, clock);
         (id, Some(identity))
     }
@@ -97,11 +116,11 @@ impl Processes {
         self.table.is_alive(task)
     }
 
-    fn remember(&mut self, key: Key, id: Arc<str>) {
+    fn remember(&mut self, key: Key, known: Known) {
         if self.current.len() >= GENERATION {
             self.previous = std::mem::take(&mut self.current);
         }
-        self.current.insert(key, id);
+        self.current.insert(key, known);
     }
 
     fn look_up(&self, task: &Task, id: &str, clock: &Clock) -> ProcessIdentity {
@@ -257,7 +276,7 @@ mod tests {
         let mut processes = Processes::default();
         let pid = std::process::id();
         let task = task(pid, start_of(pid));
-        let (id, identity) = processes.meet(&task, &Clock::read());
+        let (id, identity) = processes.meet(&task, false, &Clock::read());
         let identity = identity.unwrap();
         assert_eq!(*id, *identity.id);
         assert_eq!(
@@ -265,15 +284,15 @@ mod tests {
             std::env::current_exe().unwrap().to_str().map(Into::into)
         );
         assert_eq!(identity.comm, "a\u{fffd}b");
-        assert!(processes.meet(&task, &Clock::read()).1.is_none());
+        assert!(processes.meet(&task, false, &Clock::read()).1.is_none());
     }
 
     #[test]
     fn a_reused_pid_is_another_process_and_tells_nothing_of_the_first() {
         let mut processes = Processes::default();
         let pid = std::process::id();
-        let (first, _) = processes.meet(&task(pid, 1), &Clock::read());
-        let (second, identity) = processes.meet(&task(pid, 2), &Clock::read());
+        let (first, _) = processes.meet(&task(pid, 1), false, &Clock::read());
+        let (second, identity) = processes.meet(&task(pid, 2), false, &Clock::read());
         assert_ne!(first, second);
         let identity = identity.unwrap();
         assert_eq!((identity.exe, identity.cgroup), (None, None));
@@ -284,11 +303,11 @@ mod tests {
         let mut processes = Processes::at(Path::new("/nonexistent"));
         let clock = Clock::read();
         for pid in 0..3 * GENERATION as u32 {
-            processes.meet(&task(pid, 0), &clock);
+            processes.meet(&task(pid, 0), false, &clock);
         }
         assert!(processes.current.len() + processes.previous.len() <= 2 * GENERATION);
         let recent = 3 * GENERATION as u32 - 1;
-        assert!(processes.meet(&task(recent, 0), &clock).1.is_none());
+        assert!(processes.meet(&task(recent, 0), false, &clock).1.is_none());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod failure;
 mod input;
 mod pressure;
 mod process;
+mod recording;
 mod run;
 mod socket;
 mod units;
@@ -21,9 +22,10 @@ pub use failure::{BindFailed, BindReason, Budget, ConnectFailed, Holder, Shortag
 pub use input::Input;
 pub use pressure::{Level, Outlook, Pressure};
 pub use process::{Container, Process, ProcessIdentity, WholeProcess};
+pub use recording::{Cause, Event as RecordingEvent, Recording};
 pub use run::{Coverage, Loss, Netns, NetnsSettings, Refused, Start, Stop, Where};
 pub use socket::{Connection, KnownSocket, Socket, State};
-use units::rfc3339;
+use units::{is_false, rfc3339};
 pub use units::{milliseconds, seconds};
 pub use usage::{Destination, Ledger, Ports, Seeded, Serving, Table, Usage};
 
@@ -55,6 +57,13 @@ pub struct Line<'a, B: Body> {
     /// What `--label` says.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub labels: Option<&'a BTreeMap<String, String>>,
+    /// A line that the flight recorder alone has, because the output leaves such lines out; `seq` counts these by
+    /// themselves.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub detail: bool,
+    /// A copy of a line that was before the lines of this file: in what the flight recorder keeps.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub repeated: bool,
     #[serde(flatten)]
     pub body: &'a B,
 }
@@ -115,6 +124,7 @@ kinds! {
     Usage = "usage": Usage<'_>;
     Ledger = "ledger": Ledger;
     Socket = "socket": KnownSocket<'_>;
+    Recording = "recording": Recording;
     Loss = "loss": Loss<'_>;
     Stop = "stop": Stop;
     Input = "input": Input<'_>;
@@ -136,6 +146,7 @@ enum AnyLine {
     Usage(Line<'static, Usage<'static>>),
     Ledger(Line<'static, Ledger>),
     Process(Line<'static, ProcessIdentity>),
+    Recording(Line<'static, Recording>),
     Loss(Line<'static, Loss<'static>>),
     Stop(Line<'static, Stop>),
     Input(Input<'static>),

@@ -4,7 +4,10 @@
 use std::{collections::VecDeque, mem::take};
 
 use super::dropped::{Dropped, RANKS, rank};
-use crate::{record::Kind, stream::Batch};
+use crate::{
+    record::Kind,
+    stream::{Batch, Line},
+};
 
 /// Lines are kept in pieces of so many bytes, unless all memory is less than so many pieces.
 const CHUNK: usize = 256 << 10;
@@ -25,6 +28,8 @@ pub struct Backlog {
     spare: Option<Batch>,
     dropped: Dropped,
     lines: u64,
+    /// Lines for the flight recorder are taken too.
+    details: bool,
 }
 
 #[derive(Default)]
@@ -34,15 +39,15 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn push(&mut self, kind: Kind, line: &[u8]) {
-        self.lines.push(kind, line);
-        self.ranks[rank(kind)] += 1;
+    fn push(&mut self, line: Line) {
+        self.lines.push(line);
+        self.ranks[rank(line.kind)] += 1;
     }
 }
 
 impl Backlog {
-    /// `limit`: bytes of memory.
-    pub fn new(limit: usize) -> Self {
+    /// `limit`: bytes of memory. `details`: lines for the flight recorder are taken too.
+    pub fn new(limit: usize, details: bool) -> Self {
         Self {
             chunks: VecDeque::new(),
             bytes: 0,
@@ -52,6 +57,7 @@ impl Backlog {
             spare: None,
             dropped: Dropped::default(),
             lines: 0,
+            details,
         }
     }
 
@@ -86,10 +92,11 @@ impl Backlog {
 
     /// Appends lines even if there is no room: the last ones of a run, which say what was dropped.
     pub fn append(&mut self, lines: &Batch) {
-        for (kind, line) in lines.lines() {
-            self.room(line.len()).push(kind, line);
+        let details = self.details;
+        for line in lines.lines().filter(|line| details || !line.detail) {
+            self.room(line.bytes.len()).push(line);
+            self.lines += 1;
         }
-        self.lines += lines.len() as u64;
         self.measure();
     }
 
@@ -169,8 +176,8 @@ impl Backlog {
         }
         let rest = self.chunks.remove(at).unwrap_or_default();
         if let Some(before) = before {
-            for (kind, line) in rest.lines.lines() {
-                self.chunks[before].push(kind, line);
+            for line in rest.lines.lines() {
+                self.chunks[before].push(line);
             }
         }
         at

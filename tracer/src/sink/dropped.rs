@@ -17,7 +17,7 @@ pub(super) const fn rank(kind: Kind) -> usize {
         Kind::Ledger | Kind::Netns => 3,
         Kind::BindFailed | Kind::ConnectFailed | Kind::Pressure => 4,
         Kind::Process => 5,
-        Kind::Start | Kind::Loss | Kind::Stop => 6,
+        Kind::Start | Kind::Recording | Kind::Loss | Kind::Stop => 6,
     }
 }
 

@@ -56,14 +56,7 @@ impl File {
             return lines.len();
         };
         let left = usize::try_from(size.saturating_sub(self.open.length)).unwrap_or(usize::MAX);
-        let fitting = lines.get(..left).unwrap_or(lines);
-        match whole(fitting) {
-            0 => lines
-                .iter()
-                .position(|byte| *byte == b'\n')
-                .map_or(lines.len(), |at| at + 1),
-            room => room,
-        }
+        fitting(lines, left)
     }
 
     fn is_due(&self, next: &[u8]) -> bool {
@@ -246,6 +239,17 @@ impl Open {
             self.dirty = false;
         }
         Ok(())
+    }
+}
+
+/// How many bytes of whole lines fit: at least one line.
+pub(super) fn fitting(lines: &[u8], room: usize) -> usize {
+    match whole(lines.get(..room).unwrap_or(lines)) {
+        0 => lines
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(lines.len(), |at| at + 1),
+        fitting => fitting,
     }
 }
 

@@ -8,6 +8,7 @@ mod backlog;
 mod dropped;
 mod file;
 mod output;
+mod recorder;
 mod retry;
 mod rotation;
 mod socket;
@@ -20,6 +21,7 @@ pub use backlog::Backlog;
 pub use dropped::Dropped;
 pub use file::File;
 pub use output::{Finished, Output, Settings};
+pub use recorder::Keep;
 pub use rotation::{Compress, Fsync, Rotation};
 pub use socket::Socket;
 pub use stdout::Stdout;
@@ -41,6 +43,11 @@ pub trait Sink: Send {
 
     /// What SIGHUP asks for, between two lines: open anew what may have been moved away.
     fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What SIGUSR1 asks a flight recorder for: to keep what it has.
+    fn freeze(&mut self) -> io::Result<()> {
         Ok(())
     }
 

@@ -2,14 +2,18 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{Dropped, File, Rotation, Sink, Socket, Stdout, Target, writer::Writer};
-use crate::stream::Batch;
+use super::{
+    Backlog, Dropped, File, Keep, Rotation, Sink, Socket, Stdout, Target,
+    recorder::{Notices, Recorder},
+    writer::Writer,
+};
+use crate::{record::Recording, stream::Batch};
 
 /// What the user wants of the outputs.
 #[derive(Clone, Debug)]
@@ -20,10 +24,13 @@ pub struct Settings {
     /// How long the lines that wait at the end may take.
     pub grace: Duration,
     pub rotation: Rotation,
+    pub recorder: Option<(PathBuf, Keep)>,
 }
 
 pub struct Output {
     writers: Vec<Writer>,
+    recorder: Option<Writer>,
+    notices: Notices,
     grace: Duration,
     /// Lines that introduce processes were dropped.
     forgot: bool,
@@ -40,13 +47,27 @@ pub struct Finished {
 
 impl Output {
     pub fn open(settings: &Settings) -> Result<Self> {
-        let share = settings.buffer / settings.targets.len().max(1);
+        let number = settings.targets.len() + usize::from(settings.recorder.is_some());
+        let share = settings.buffer / number.max(1);
+        let start = |name, sink, details| {
+            let backlog = Backlog::new(share, details);
+            Writer::start(name, backlog, sink).context("a thread can't be started")
+        };
         let open = |target: &Target| {
             let sink = sink(target, &settings.rotation)?;
-            Writer::start(target.to_string(), share, sink).context("a thread can't be started")
+            start(target.to_string(), sink, false)
         };
+        let notices = Notices::default();
+        let recorder = settings.recorder.as_ref().map(|(dir, keep)| {
+            let recorder = Recorder::open(dir, *keep, notices.clone())
+                .with_context(|| format!("--flight-recorder {} can't be used", dir.display()))?;
+            let name = format!("flight recorder {}", dir.display());
+            start(name, Box::new(recorder), true)
+        });
         Ok(Self {
             writers: settings.targets.iter().map(open).collect::<Result<_>>()?,
+            recorder: recorder.transpose()?,
+            notices,
             grace: settings.grace,
             forgot: false,
         })
@@ -56,7 +77,7 @@ impl Output {
     ///
     /// `ErrorKind::BrokenPipe`: nobody reads any more, which is a normal end.
     pub fn send(&mut self, lines: &Batch) -> io::Result<()> {
-        for writer in &self.writers {
+        for writer in self.writers.iter().chain(&self.recorder) {
             self.forgot |= writer.push(lines);
         }
         self.check()
@@ -64,7 +85,7 @@ impl Output {
 
     /// Takes the last lines, for which there is always room.
     pub fn send_last(&mut self, lines: &Batch) {
-        for writer in &self.writers {
+        for writer in self.writers.iter().chain(&self.recorder) {
             writer.push_last(lines);
         }
     }
@@ -85,8 +106,9 @@ impl Output {
     /// What was dropped since the last call, with the output's name if there are several. An output that is stalled
     /// does not say so before it takes lines again, or the run is `over`.
     pub fn take_dropped(&mut self, over: bool) -> Vec<(Option<String>, Dropped)> {
-        let several = self.writers.len() > 1;
-        let dropped = self.writers.iter_mut().filter_map(|writer| {
+        let several = self.writers.len() > 1 || self.recorder.is_some();
+        let writers = self.writers.iter_mut().chain(&mut self.recorder);
+        let dropped = writers.filter_map(|writer| {
             let dropped = writer.take_dropped(!over)?;
             Some((several.then(|| writer.name.clone()), dropped))
         });
@@ -98,14 +120,25 @@ impl Output {
         self.writers.iter().for_each(Writer::reopen);
     }
 
+    /// What SIGUSR1 asks for.
+    pub fn freeze(&self) {
+        self.recorder.iter().for_each(Writer::freeze);
+    }
+
+    /// What the flight recorder has to say since the last call.
+    pub fn take_notices(&self) -> Vec<Recording> {
+        self.notices.take()
+    }
+
     /// Waits until all lines are written, but not for ever: a sink that takes nothing is left behind.
     pub fn finish(self) -> Vec<Finished> {
         let until = Instant::now() + self.grace;
-        self.writers.iter().for_each(|writer| writer.end(until));
-        let ends = self.writers.into_iter().map(|writer| {
+        let writers = || self.writers.iter().chain(&self.recorder);
+        writers().for_each(|writer| writer.end(until));
+        let ends = writers().map(|writer| {
             let (unwritten, uncertain) = writer.wait(until);
             Finished {
-                name: writer.name,
+                name: writer.name.clone(),
                 unwritten,
                 uncertain,
             }

@@ -39,19 +39,31 @@ pub enum Fsync {
     Always,
 }
 
-/// `FILE.20261126T012213.123Z`: in the order of the alphabet the oldest comes first.
+/// Stamps in the order of the alphabet are in that of time.
 const FORMAT: &str = "%Y%m%dT%H%M%S%.3fZ";
 const PATTERN: &[u8] = b"00000000T000000.000Z";
 
 /// What the extension of a compressed file is.
 pub(super) const ZSTD: &str = "zst";
 
+/// A time as names of files have it: `20261126T012213.123Z`.
+pub(super) fn stamp(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime(FORMAT).to_string()
+}
+
+pub(super) fn is_stamp(text: &[u8]) -> bool {
+    let fits = |(byte, pattern): (&u8, &u8)| match pattern {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == pattern,
+    };
+    text.len() == PATTERN.len() && text.iter().zip(PATTERN).all(fits)
+}
+
 /// What a file that is full is to be called: a name that no other file has.
 pub(super) fn name(path: &Path, now: Timestamp) -> PathBuf {
     let mut now = now;
     loop {
-        let stamp = now.to_zoned(TimeZone::UTC).strftime(FORMAT).to_string();
-        let name = with(path, &stamp);
+        let name = with(path, &stamp(now));
         if !name.exists() && !with(&name, ZSTD).exists() {
             return name;
         }
@@ -75,12 +87,7 @@ pub(super) fn is_rotated(file: &OsStr, name: &OsStr) -> bool {
     let Some(stamp) = rest.and_then(|rest| rest.strip_prefix(b".")) else {
         return false;
     };
-    let stamp = stamp.strip_suffix(b".zst").unwrap_or(stamp);
-    let fits = |(byte, pattern): (&u8, &u8)| match pattern {
-        b'0' => byte.is_ascii_digit(),
-        _ => byte == pattern,
-    };
-    stamp.len() == PATTERN.len() && stamp.iter().zip(PATTERN).all(fits)
+    is_stamp(stamp.strip_suffix(b".zst").unwrap_or(stamp))
 }
 
 #[cfg(test)]

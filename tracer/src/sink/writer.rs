@@ -25,6 +25,7 @@ struct Shared {
 struct State {
     backlog: Backlog,
     reopen: bool,
+    freeze: bool,
     /// No more lines will come, and what there is may take so long.
     until: Option<Instant>,
     /// How many chunks have been written.
@@ -47,12 +48,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `limit`: bytes of memory for lines that wait.
-    pub(super) fn start(name: String, limit: usize, sink: Box<dyn Sink>) -> io::Result<Self> {
+    /// Starts the thread.
+    pub(super) fn start(name: String, backlog: Backlog, sink: Box<dyn Sink>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                backlog: Backlog::new(limit),
+                backlog,
                 reopen: false,
+                freeze: false,
                 until: None,
                 written: 0,
                 writing: 0,
@@ -107,6 +109,11 @@ impl Writer {
 
     pub(super) fn reopen(&self) {
         self.shared.lock().reopen = true;
+        self.shared.work.notify_one();
+    }
+
+    pub(super) fn freeze(&self) {
+        self.shared.lock().freeze = true;
         self.shared.work.notify_one();
     }
 
@@ -166,6 +173,7 @@ struct Worker {
 enum Task {
     Write(Batch),
     Reopen,
+    Freeze,
     Tick,
     End(Instant),
 }
@@ -191,6 +199,10 @@ impl Worker {
                     used = Some(lines);
                 }
                 Task::Reopen => self.reopen(),
+                Task::Freeze => {
+                    let frozen = self.sink.freeze();
+                    self.judge(frozen)?;
+                }
                 Task::Tick => self.tick()?,
                 Task::End(until) => {
                     self.finish(until);
@@ -209,6 +221,9 @@ impl Worker {
             state.writing = 0;
             if std::mem::take(&mut state.reopen) {
                 return Task::Reopen;
+            }
+            if std::mem::take(&mut state.freeze) {
+                return Task::Freeze;
             }
             let now = Instant::now();
             if now >= self.due {

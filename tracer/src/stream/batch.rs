@@ -8,6 +8,17 @@ struct Mark {
     /// Offset of the byte after its newline.
     end: u32,
     kind: Kind,
+    detail: bool,
+}
+
+/// One of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    pub kind: Kind,
+    /// It is for the flight recorder only.
+    pub detail: bool,
+    /// With its newline.
+    pub bytes: &'a [u8],
 }
 
 /// Lines, each ended by a newline.
@@ -51,26 +62,29 @@ impl Batch {
         self.marks.clear();
     }
 
-    /// Every line with its newline.
-    pub fn lines(&self) -> impl Iterator<Item = (Kind, &[u8])> {
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let mut start = 0;
         self.marks.iter().map(move |mark| {
-            let line = &self.bytes[start..mark.end as usize];
+            let bytes = &self.bytes[start..mark.end as usize];
             start = mark.end as usize;
-            (mark.kind, line)
+            Line {
+                kind: mark.kind,
+                detail: mark.detail,
+                bytes,
+            }
         })
     }
 
-    /// Appends a line, which is ended by a newline.
-    pub fn push(&mut self, kind: Kind, line: &[u8]) {
-        self.bytes.extend_from_slice(line);
-        self.mark(kind);
+    pub fn push(&mut self, line: Line) {
+        self.bytes.extend_from_slice(line.bytes);
+        self.mark(line.kind, line.detail);
     }
 
     /// Appends what `write` writes, which is no whole line if it fails.
     pub(super) fn write<E>(
         &mut self,
         kind: Kind,
+        detail: bool,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let length = self.bytes.len();
@@ -78,17 +92,17 @@ impl Batch {
         match written {
             Ok(()) => {
                 self.bytes.push(b'\n');
-                self.mark(kind);
+                self.mark(kind, detail);
             }
             Err(_) => self.bytes.truncate(length),
         }
         written
     }
 
-    fn mark(&mut self, kind: Kind) {
+    fn mark(&mut self, kind: Kind, detail: bool) {
         debug_assert!(self.bytes.len() < LONGEST, "a batch that nobody takes");
         let end = self.bytes.len() as u32;
-        self.marks.push(Mark { end, kind });
+        self.marks.push(Mark { end, kind, detail });
     }
 
     /// Removes lines, in their order, while `goes` says so of each.
@@ -115,12 +129,20 @@ impl Batch {
 mod tests {
     use super::*;
 
+    fn line(kind: Kind, bytes: &[u8]) -> Line<'_> {
+        Line {
+            kind,
+            detail: false,
+            bytes,
+        }
+    }
+
     fn batch() -> Batch {
         let mut batch = Batch::default();
-        batch.push(Kind::Start, b"start\n");
-        batch.push(Kind::State, b"one\n");
-        batch.push(Kind::Usage, b"usage\n");
-        batch.push(Kind::State, b"two\n");
+        batch.push(line(Kind::Start, b"start\n"));
+        batch.push(line(Kind::State, b"one\n"));
+        batch.push(line(Kind::Usage, b"usage\n"));
+        batch.push(line(Kind::State, b"two\n"));
         batch
     }
 
@@ -130,14 +152,14 @@ mod tests {
         batch.remove(|kind| kind == Kind::State);
         assert_eq!(batch.bytes(), b"start\nusage\n");
         let lines: Vec<_> = batch.lines().collect();
-        let left: [(Kind, &[u8]); 2] = [(Kind::Start, b"start\n"), (Kind::Usage, b"usage\n")];
+        let left = [line(Kind::Start, b"start\n"), line(Kind::Usage, b"usage\n")];
         assert_eq!(lines, left);
     }
 
     #[test]
     fn half_a_line_is_none() {
         let mut batch = batch();
-        let failed = batch.write(Kind::Loss, |bytes| {
+        let failed = batch.write(Kind::Loss, false, |bytes| {
             bytes.extend_from_slice(b"half");
             Err(())
         });

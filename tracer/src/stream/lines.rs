@@ -33,7 +33,11 @@ pub struct Lines {
     pub(super) host: String,
     pub(super) labels: Option<BTreeMap<String, String>>,
     batch: Batch,
+    /// The lines that are written now are for the flight recorder only.
+    detail: bool,
     count: u64,
+    /// How many lines were for the flight recorder only.
+    details: u64,
     events: u64,
     lost: u64,
 }
@@ -56,7 +60,9 @@ impl Lines {
             host,
             labels: None,
             batch: Batch::default(),
+            detail: false,
             count: 0,
+            details: 0,
             events: 0,
             lost: 0,
         }
@@ -79,6 +85,11 @@ impl Lines {
     /// By the same reckoning as the events, so that lines do not run backwards.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.monotonic(self.time.now())
+    }
+
+    /// Whether the lines that follow are for the flight recorder only.
+    pub fn set_detail(&mut self, detail: bool) {
+        self.detail = detail;
     }
 
     /// The lines since the last call to [`clear`](Self::clear).
@@ -161,6 +172,11 @@ impl Lines {
         self.write(self.now(), &body);
     }
 
+    /// What became of the flight recorder.
+    pub fn recording(&mut self, recording: &record::Recording) {
+        self.write(self.now(), recording);
+    }
+
     /// Introduces every process anew when it is named the next time: lines that did were dropped.
     pub fn forget_introductions(&mut self) {
         self.processes.forget();
@@ -184,7 +200,7 @@ impl Lines {
     /// Makes sure that the process has been introduced.
     pub(super) fn know<'a>(&mut self, task: Option<&'a Task>) -> Option<Known<'a>> {
         let task = task?;
-        let (id, identity) = self.processes.meet(task, &self.clock);
+        let (id, identity) = self.processes.meet(task, self.detail, &self.clock);
         if let Some(identity) = identity {
             self.write(self.now(), &identity);
         }
@@ -200,7 +216,7 @@ impl Lines {
     pub(super) fn input(&mut self, line: &record::Input) {
         let written = self
             .batch
-            .write(Kind::Input, |bytes| serde_json::to_writer(bytes, line));
+            .write(Kind::Input, false, |bytes| serde_json::to_writer(bytes, line));
         if let Err(error) = written {
             log::error!("an input can't be written: {error}");
         }
@@ -208,7 +224,10 @@ impl Lines {
 
     /// Returns the line's number.
     pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) -> u64 {
-        let seq = self.count;
+        let seq = match self.detail {
+            true => self.details,
+            false => self.count,
+        };
         let line = Line {
             v: VERSION,
             r#type: record::Type(PhantomData),
@@ -216,12 +235,15 @@ impl Lines {
             seq,
             host: &self.host,
             labels: self.labels.as_ref(),
+            detail: self.detail,
+            repeated: false,
             body,
         };
-        let written = self
-            .batch
-            .write(B::KIND, |bytes| serde_json::to_writer(bytes, &line));
+        let written = self.batch.write(B::KIND, self.detail, |bytes| {
+            serde_json::to_writer(bytes, &line)
+        });
         match written {
+            Ok(()) if self.detail => self.details += 1,
             Ok(()) => self.count += 1,
             // Unreachable with these types; half a line does not get out all the same.
             Err(error) => log::error!("a line of type {} can't be written: {error}", B::TYPE),

@@ -32,7 +32,7 @@ mod inputs;
 mod lines;
 mod pressure;
 
-pub use batch::Batch;
+pub use batch::{Batch, Line};
 use inputs::Recorder;
 pub(crate) use inputs::by_kind;
 pub use lines::{Lines, Write};
@@ -389,6 +389,11 @@ impl Stream {
         } else {
             self.lines.dropped(dropped, output);
         }
+    }
+
+    /// What became of the flight recorder.
+    pub fn recording(&mut self, recording: &record::Recording) {
+        self.lines.recording(recording);
     }
 
     /// Lines that introduced processes were dropped: each is introduced anew when it is named the next time.

@@ -9,8 +9,9 @@ use tracer::{
     ledger::{Connection, Destination, Effect, EndReason, Socket, Totals, Transition, Usage},
     pool::Settings,
     record::{
-        self, Budget, Coverage, Holder, KnownSocket, Level, Netns, Outlook, Pressure, Process,
-        Refused, Seeded, Shortage, Start, Table, Told, WholeProcess,
+        self, Budget, Cause, Coverage, Holder, KnownSocket, Level, Netns, Outlook, Pressure,
+        Process, Recording, RecordingEvent, Refused, Seeded, Shortage, Start, Table, Told,
+        WholeProcess,
     },
 };
 
@@ -521,4 +522,24 @@ pub(crate) fn start() -> Start {
             max_tw_buckets: None,
         }],
     }
+}
+
+/// The flight recorder keeps something, and can't.
+pub(crate) fn recordings() -> [Recording; 2] {
+    [
+        Recording {
+            event: RecordingEvent::Frozen,
+            cause: Some(Cause::Failure),
+            file: Some(
+                "/var/lib/tracer/tracer-web-3-20260102T030405.000Z-failure.jsonl.zst".into(),
+            ),
+            error: None,
+        },
+        Recording {
+            event: RecordingEvent::Paused,
+            cause: None,
+            file: None,
+            error: Some("No space left on device (os error 28)".into()),
+        },
+    ]
 }

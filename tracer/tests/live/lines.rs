@@ -53,6 +53,7 @@ pub(crate) enum Record {
     Usage(Usage),
     Ledger(Ledger),
     Process(ProcessSeen),
+    Recording {},
     Loss(Loss),
     Stop(Stop),
 }

@@ -47,8 +47,13 @@ impl Dir {
 
     /// The paths whose names begin so, in their order.
     pub(crate) fn files(&self, prefix: &str) -> Result<Vec<PathBuf>> {
+        self.files_of(&self.0, prefix)
+    }
+
+    /// The same of another directory.
+    pub(crate) fn files_of(&self, dir: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(prefix) {
                 paths.push(entry.path());

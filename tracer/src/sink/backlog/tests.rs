@@ -8,7 +8,11 @@ const LIMIT: usize = 1 << 20;
 fn lines(kind: Kind, numbers: std::ops::Range<u32>) -> Batch {
     let mut batch = Batch::default();
     for number in numbers {
-        batch.push(kind, format!("{number:0199}\n").as_bytes());
+        batch.push(Line {
+            kind,
+            detail: false,
+            bytes: format!("{number:0199}\n").as_bytes(),
+        });
     }
     batch
 }
@@ -17,9 +21,9 @@ fn lines(kind: Kind, numbers: std::ops::Range<u32>) -> Batch {
 fn drain(backlog: &mut Backlog) -> Vec<(Kind, u32)> {
     let (mut all, mut used) = (Vec::new(), None);
     while let Some(batch) = backlog.take(used.take()) {
-        all.extend(batch.lines().map(|(kind, line)| {
-            let line = std::str::from_utf8(line).unwrap();
-            (kind, line.trim_end().parse::<u32>().unwrap())
+        all.extend(batch.lines().map(|line| {
+            let number = std::str::from_utf8(line.bytes).unwrap();
+            (line.kind, number.trim_end().parse::<u32>().unwrap())
         }));
         used = Some(batch);
     }
@@ -28,7 +32,7 @@ fn drain(backlog: &mut Backlog) -> Vec<(Kind, u32)> {
 
 #[test]
 fn lines_come_out_as_they_went_in() {
-    let mut backlog = Backlog::new(LIMIT);
+    let mut backlog = Backlog::new(LIMIT, false);
     for at in 0..20 {
         backlog.push(&lines(Kind::State, at * 100..(at + 1) * 100));
     }
@@ -42,7 +46,7 @@ fn lines_come_out_as_they_went_in() {
 
 #[test]
 fn the_oldest_of_the_least_dear_go_first() {
-    let mut backlog = Backlog::new(LIMIT);
+    let mut backlog = Backlog::new(LIMIT, false);
     backlog.push(&lines(Kind::ConnectFailed, 0..100));
     backlog.push(&lines(Kind::State, 0..2000));
     backlog.push(&lines(Kind::Usage, 0..100));
@@ -72,7 +76,7 @@ fn of(lines: &[(Kind, u32)], kind: Kind) -> Vec<u32> {
 
 #[test]
 fn processes_stay_as_long_as_anybody_may_refer_to_them() {
-    let mut backlog = Backlog::new(LIMIT);
+    let mut backlog = Backlog::new(LIMIT, false);
     assert!(!backlog.push(&lines(Kind::Process, 0..1000)));
     assert!(!backlog.push(&lines(Kind::ConnectFailed, 0..20_000)));
     let forgot = backlog.push(&lines(Kind::Process, 1000..6000));
@@ -81,8 +85,25 @@ fn processes_stay_as_long_as_anybody_may_refer_to_them() {
 }
 
 #[test]
+fn details_are_for_those_who_take_them() {
+    let mut batch = lines(Kind::Usage, 0..3);
+    let bytes: &[u8] = b"3\n";
+    batch.push(Line {
+        kind: Kind::State,
+        detail: true,
+        bytes,
+    });
+    for (details, count) in [(false, 3), (true, 4)] {
+        let mut backlog = Backlog::new(LIMIT, details);
+        backlog.push(&batch);
+        assert_eq!(backlog.lines(), count);
+        assert_eq!(drain(&mut backlog).len() as u64, count);
+    }
+}
+
+#[test]
 fn what_is_being_written_counts() {
-    let mut backlog = Backlog::new(LIMIT);
+    let mut backlog = Backlog::new(LIMIT, false);
     backlog.push(&lines(Kind::State, 0..4000));
     let before = backlog.size();
     let taken = backlog.take(None).unwrap();
@@ -98,7 +119,7 @@ proptest! {
     fn nothing_is_lost_in_silence(
         steps in prop::collection::vec((0..Kind::ALL.len(), 1_u32..2000, prop::bool::weighted(0.2)), 1..60)
     ) {
-        let mut backlog = Backlog::new(LIMIT);
+        let mut backlog = Backlog::new(LIMIT, false);
         let (mut pushed, mut written, mut number) = (0, Vec::new(), 0);
         for (kind, count, takes) in steps {
             backlog.push(&lines(Kind::ALL[kind], number..number + count));
@@ -106,12 +127,12 @@ proptest! {
             pushed += u64::from(count);
             prop_assert!(backlog.size() <= LIMIT);
             if takes && let Some(batch) = backlog.take(None) {
-                written.extend(batch.lines().map(|(_, line)| line.to_vec()));
+                written.extend(batch.lines().map(|line| line.bytes.to_vec()));
             }
         }
         let dropped = backlog.take_dropped().total();
         while let Some(batch) = backlog.take(None) {
-            written.extend(batch.lines().map(|(_, line)| line.to_vec()));
+            written.extend(batch.lines().map(|line| line.bytes.to_vec()));
         }
         prop_assert_eq!(written.len() as u64 + dropped, pushed);
         prop_assert!(written.is_sorted());

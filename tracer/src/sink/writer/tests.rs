@@ -1,7 +1,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::record::Kind;
+use crate::{record::Kind, stream::Line};
 
 const LIMIT: usize = 1 << 20;
 const SOON: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ fn told() -> (Writer, Sender<io::Result<usize>>, Receiver<String>) {
     let (writes, write) = channel();
     let sink = Box::new(Told { answers, writes });
     (
-        Writer::start("told".into(), LIMIT, sink).unwrap(),
+        Writer::start("told".into(), Backlog::new(LIMIT, false), sink).unwrap(),
         answer,
         write,
     )
@@ -37,7 +37,11 @@ fn told() -> (Writer, Sender<io::Result<usize>>, Receiver<String>) {
 
 fn line(text: &str) -> Batch {
     let mut batch = Batch::default();
-    batch.push(Kind::State, text.as_bytes());
+    batch.push(Line {
+        kind: Kind::State,
+        detail: false,
+        bytes: text.as_bytes(),
+    });
     batch
 }
 

@@ -10,6 +10,7 @@ mod limits;
 mod older;
 mod ports;
 mod pressure;
+mod recorded;
 mod refusals;
 mod rotated;
 mod stalled;
@@ -42,6 +43,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         rotated::ALL,
         stalled::ALL,
         collected::ALL,
+        recorded::ALL,
     ]
     .into_iter()
     .flatten()

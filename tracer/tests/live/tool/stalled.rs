@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -117,10 +117,10 @@ fn stalled_for_ever() -> Result<()> {
 }
 
 /// A small file system, unmounted with the test.
-struct Disk(std::path::PathBuf);
+pub(super) struct Disk(pub PathBuf);
 
 impl Disk {
-    fn new(dir: &Dir) -> Result<Self> {
+    pub(super) fn new(dir: &Dir) -> Result<Self> {
         let path = dir.join("disk");
         fs::create_dir(&path)?;
         mount(
