@@ -255,15 +255,15 @@ impl Tracer {
         self.logger.flush();
         self.look_for_losses()?;
         self.resync.tick(&mut self.stream);
-        self.tell_dropped(false);
-        for recording in self.output.take_notices() {
-            self.stream.recording(&recording);
-        }
+        self.tell_of_outputs(false);
         self.drain().map(drop)
     }
 
-    /// Says which lines the outputs did not take.
-    fn tell_dropped(&mut self, over: bool) {
+    /// Says which lines the outputs did not take, and what the flight recorder did.
+    fn tell_of_outputs(&mut self, over: bool) {
+        for recording in self.output.take_notices() {
+            self.stream.recording(&recording);
+        }
         for (output, dropped) in self.output.take_dropped(over) {
             self.stream.dropped(dropped.by_type(), output.as_deref());
         }
@@ -392,7 +392,7 @@ impl Tracer {
         self.stream
             .wind_up(clock::now(), &mut |lines| output.send(lines))?;
         self.flush()?;
-        self.tell_dropped(true);
+        self.tell_of_outputs(true);
         self.stream.end();
         self.output.send_last(self.stream.batch());
         Ok(())

@@ -13,6 +13,9 @@ use crate::stream::Batch;
 /// How often a sink looks whether there is anything to do besides writing.
 const TICK: Duration = Duration::from_secs(1);
 
+/// At the end it is not waited for longer before it is tried again.
+const LAST: Duration = Duration::from_millis(100);
+
 /// What the thread and the others share.
 struct Shared {
     state: Mutex<State>,
@@ -283,12 +286,18 @@ impl Worker {
 
     /// Until it may be tried again, or something happens that may help.
     fn pause(&mut self) {
-        let until = Instant::now() + self.retry.pause();
+        let mut pause = self.retry.pause();
         let mut state = self.shared.lock();
+        let ending = state.until.is_some();
+        if ending {
+            pause = pause.min(LAST);
+        }
+        let until = Instant::now() + pause;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // A file that was moved away is not the one that the disk had no room for.
-            if left.is_zero() || state.reopen {
+            // A file that was moved away is not the one that the disk had no room for; and at the end there is no time
+            // for long pauses.
+            if left.is_zero() || state.reopen || (state.until.is_some() && !ending) {
                 break;
             }
             let waited = self.shared.work.wait_timeout(state, left);

@@ -279,8 +279,19 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
     }
 }
 
+fn is_emulated() -> Result<bool> {
+    Ok(fs::read_to_string("/proc/cpuinfo")?.contains("QEMU"))
+}
+
 /// Emulated machines are slow, and get less to do.
 pub(crate) fn scaled(native: u64, emulated: u64) -> Result<u64> {
-    let is_emulated = fs::read_to_string("/proc/cpuinfo")?.contains("QEMU");
-    Ok(if is_emulated { emulated } else { native })
+    Ok(if is_emulated()? { emulated } else { native })
+}
+
+/// Skips the trial on an emulated machine.
+pub(crate) fn needs_no_kernel() -> Result<()> {
+    match is_emulated()? {
+        true => skip("does not depend on the kernel: runs natively"),
+        false => Ok(()),
+    }
 }

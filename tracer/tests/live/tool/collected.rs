@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::{Test, test};
 use crate::{
     actor::Op,
-    output::{Account, Dir, Load, Run, program, scaled, send},
+    output::{Account, Dir, Load, Run, needs_no_kernel, program, send},
     report::note,
     scene::V4,
 };
@@ -119,6 +119,7 @@ impl Drop for Daemon {
 
 /// A real collector takes the lines by TCP, parses every one, and is started anew in the middle.
 fn rsyslog() -> Result<()> {
+    needs_no_kernel()?;
     let program = program("rsyslogd")?;
     let dir = Dir::new()?;
     let address = TcpListener::bind((V4, 0))?.local_addr()?;
@@ -138,7 +139,7 @@ fn rsyslog() -> Result<()> {
     let mut run = Run::start(&dir, &args)?;
     run.wait_for(&out)?;
     let mut load = Load::new()?;
-    load.run(scaled(3000, 500)?)?;
+    load.run(3000)?;
     until_idle(&out)?;
     send(daemon.0.id(), Signal::TERM)?;
     daemon.0.wait()?;

@@ -19,7 +19,7 @@ use crate::{
     bpf,
     lines::PATIENCE,
     netns::Netns,
-    output::{Account, Dir, Load, Run, scaled},
+    output::{Account, Dir, Load, Run, needs_no_kernel, scaled},
     random::Random,
     report::note,
     scenarios::truth::seed,
@@ -121,6 +121,7 @@ fn flight_recorder() -> Result<()> {
 
 /// It pauses, says so, and goes on when there is room.
 fn recorder_disk_full() -> Result<()> {
+    needs_no_kernel()?;
     let dir = Dir::new()?;
     let disk = Disk::new(&dir)?;
     let ballast = disk.0.join("ballast");

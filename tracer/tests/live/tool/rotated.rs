@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use super::{Test, test};
 use crate::{
-    output::{Account, Dir, Load, Run, program, scaled},
+    output::{Account, Dir, Load, Run, needs_no_kernel, program},
     report::note,
 };
 
@@ -30,6 +30,7 @@ fn text(path: &Path) -> Result<String> {
 }
 
 fn rotation() -> Result<()> {
+    needs_no_kernel()?;
     let dir = Dir::new()?;
     let out = dir.join("a.jsonl");
     let path = out.to_str().context("not UTF-8")?;
@@ -51,7 +52,7 @@ fn rotation() -> Result<()> {
         ],
     )?;
     run.wait_for(&out)?;
-    Load::new()?.run(scaled(10_000, 2000)?)?;
+    Load::new()?.run(10_000)?;
     let status = run.stop(Signal::TERM)?;
     let rotated = dir.files("a.jsonl.")?;
     let compressed = rotated
@@ -87,6 +88,7 @@ fn rotation() -> Result<()> {
 
 /// As an administrator has it in `/etc/logrotate.d`.
 fn logrotate() -> Result<()> {
+    needs_no_kernel()?;
     const TIMES: usize = 20;
     let program = program("logrotate")?;
     let dir = Dir::new()?;
@@ -102,7 +104,7 @@ fn logrotate() -> Result<()> {
     fs::write(&config, text)?;
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644))?;
     let mut load = Load::new()?;
-    let connects = scaled(2000, 200)?;
+    let connects = 2000;
     for _ in 0..TIMES {
         load.begin(connects)?;
         let status = Command::new(&program)
