@@ -7,9 +7,9 @@ use tracer_ebpf::{
 };
 
 use crate::{
-    globals::INET_SOCK_PORT_RANGE,
+    globals::{INET_SOCK_PORT_RANGE, ONLY_SOME_NETNS},
     hooks::timewait::Successor,
-    maps::{COUNTERS, EVENTS},
+    maps::{COUNTERS, EVENTS, NAMESPACES},
     sock::{Common, Reader, Sock, TimeWait},
     words,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// Emits a state transition; `socket` is what we remember of it.
 #[inline(always)]
 pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: Option<&Socket>) {
-    let Some(mut record) = Record::reserve() else {
+    let Some(mut record) = Record::reserve(sock) else {
         return;
     };
     let event = record.event();
@@ -38,7 +38,7 @@ pub(crate) fn end<R: Reader>(
     socket: Option<&Socket>,
     successor: Successor,
 ) {
-    let Some(mut record) = Record::reserve() else {
+    let Some(mut record) = Record::reserve(sock) else {
         return;
     };
     let event = record.event();
@@ -60,7 +60,7 @@ pub(crate) fn end<R: Reader>(
 /// Emits a transition of a timewait socket.
 #[inline(always)]
 pub(crate) fn timewait<R: Reader>(tw: TimeWait<R>, old: u8, new: u8) {
-    let Some(mut record) = Record::reserve() else {
+    let Some(mut record) = Record::reserve(tw) else {
         return;
     };
     transition(record.event(), tw, old, new);
@@ -70,7 +70,7 @@ pub(crate) fn timewait<R: Reader>(tw: TimeWait<R>, old: u8, new: u8) {
 /// Emits that the socket, which connects, has a local port now.
 #[inline(always)]
 pub(crate) fn port<R: Reader>(sock: Sock<R>) {
-    let Some(mut record) = Record::reserve() else {
+    let Some(mut record) = Record::reserve(sock) else {
         return;
     };
     let event = record.event();
@@ -82,7 +82,7 @@ pub(crate) fn port<R: Reader>(sock: Sock<R>) {
 /// Emits what `task` did to a socket.
 #[inline(always)]
 pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) {
-    let Some(mut record) = Record::reserve() else {
+    let Some(mut record) = Record::reserve(sock) else {
         return;
     };
     let event = record.event();
@@ -169,10 +169,13 @@ pub(crate) fn describe<C: Common>(event: &mut Event, sock: C) {
 pub(crate) struct Record(RingBufEntry<Event>);
 
 impl Record {
-    /// A zeroed record, so that no old ring memory reaches user space. `None` when the ring is full,
-    /// which is counted.
+    /// A zeroed record, so that no old ring memory reaches user space. `None` when nobody wants to hear of that
+    /// socket, or when the ring is full, which is counted.
     #[inline(always)]
-    pub(crate) fn reserve() -> Option<Self> {
+    pub(crate) fn reserve<C: Common>(sock: C) -> Option<Self> {
+        if !is_wanted(sock) {
+            return None;
+        }
         let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
             ring_full();
             return None;
@@ -194,6 +197,13 @@ impl Record {
     pub(crate) fn submit(self) {
         self.0.submit(0);
     }
+}
+
+/// The socket table is kept for all sockets: what is in it leaves it in any case.
+#[inline(always)]
+fn is_wanted<C: Common>(sock: C) -> bool {
+    // SAFETY: the value is not used, and nobody removes it.
+    ONLY_SOME_NETNS.load() == 0 || unsafe { NAMESPACES.get(sock.netns()) }.is_some()
 }
 
 #[inline(always)]

@@ -93,6 +93,11 @@ globals! {
 
     /// 1 where tracing programs may call `bpf_get_socket_cookie` (since 5.12).
     HAS_SOCKET_COOKIE: u32 = 0;
+
+    /// 1: only sockets of the network namespaces in `NAMESPACES` are told of.
+    ONLY_SOME_NETNS: u32 = 0;
+    /// 1: who closed a socket, if not its owner, is not told.
+    NO_CLOSERS: u32 = 0;
 }
 
 /// In a section, and so in a map, of its own: the loader compares it, no program reads it.

@@ -86,6 +86,9 @@ pub mod tcp {
     pub const CLOSING: u8 = 11;
 }
 
+/// To so many network namespaces the events can be limited.
+pub const MAX_NAMESPACES: u32 = 64;
+
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const IPPROTO_TCP: u16 = 6;

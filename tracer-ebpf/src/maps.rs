@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Counters, Event, Socket};
+use tracer_ebpf::{Counters, Event, MAX_NAMESPACES, Socket};
 
 /// Events on their way to user space.
 #[map]
@@ -18,6 +18,10 @@ pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1 <<
 /// Address of the function behind the timers of timewait sockets, once one has been seen; 0 before.
 #[map]
 pub(crate) static TIMER_HANDLER: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The network namespaces whose sockets are told of, by inode number; see `ONLY_SOME_NETNS`.
+#[map]
+pub(crate) static NAMESPACES: HashMap<u32, u8> = HashMap::with_max_entries(MAX_NAMESPACES, 0);
 
 /// 1 while this CPU is at a transition: see `hooks/nested.rs`.
 #[map]

@@ -127,7 +127,7 @@ fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
 /// Emits the failure and remembers that it was.
 #[inline(always)]
 fn report<R: Reader>(sock: Sock<R>, task: Task) {
-    if let Some(mut record) = Record::reserve() {
+    if let Some(mut record) = Record::reserve(sock) {
         emit::failure(record.event(), sock, kind_by_port(sock), task);
         emit::range(record.event(), sock);
         record.submit();
@@ -160,7 +160,7 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
             return;
         }
     }
-    if let Some(mut record) = Record::reserve() {
+    if let Some(mut record) = Record::reserve(sock) {
         emit::failure(record.event(), sock, kind_of_unseen(sock), task);
         emit::range(record.event(), sock);
         address::destination(record.event(), address);
@@ -170,7 +170,7 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
 
 #[inline(always)]
 fn emit<R: Reader>(event: &Event, sock: Sock<R>) {
-    if let Some(mut record) = Record::reserve() {
+    if let Some(mut record) = Record::reserve(sock) {
         words::copy(event, record.event());
         emit::range(record.event(), sock);
         record.submit();

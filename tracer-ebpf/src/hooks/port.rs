@@ -48,7 +48,7 @@ pub(crate) fn is_refusal(result: i32) -> bool {
 pub(crate) fn refused<R: Reader>(sock: Option<Sock<R>>, port: u16) {
     let Some(sock) = sock else { return };
     let task = task::current();
-    if let Some(mut record) = Record::reserve() {
+    if let Some(mut record) = Record::reserve(sock) {
         let event = record.event();
         emit::bind_failure(event, sock, sock.state() == tcp::LISTEN, &task);
         event.tuple.local_port = port;
@@ -61,7 +61,7 @@ pub(crate) fn refused<R: Reader>(sock: Option<Sock<R>>, port: u16) {
 pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
     let Some(sock) = sock else { return };
     let task = task::current();
-    if let Some(mut record) = Record::reserve() {
+    if let Some(mut record) = Record::reserve(sock) {
         let event = record.event();
         emit::bind_failure(event, sock, matches!(address, Address::Socket), &task);
         address::source(event, address);
@@ -124,7 +124,7 @@ pub(crate) fn accepted(sock: Sock<Probe>) {
 /// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of.
 #[inline(always)]
 pub(crate) fn closing<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
-    if socket.is_none_or(|socket| socket.task.pid != task::pid()) {
+    if NO_CLOSERS.load() == 0 && socket.is_none_or(|socket| socket.task.pid != task::pid()) {
         emit::deed(sock, KIND_CLOSED_BY, OWNER_NONE, &task::current());
     }
 }
