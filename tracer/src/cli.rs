@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    event::{Role, State},
+    filter::{Cgroup, Name, Network, Ports},
     kernel::plan::Rung,
+    record::Kind,
     sink::{Compress, Fsync, Keep, Target},
 };
 
@@ -45,6 +48,19 @@ pub enum Command {
     Replay(Replay),
     /// Print the JSON Schema of the lines.
     Schema,
+    /// Print the man page, or a shell's completions.
+    Generate {
+        #[arg(value_enum)]
+        page: Page,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Page {
+    Man,
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,10 +138,18 @@ pub struct Check {
     /// Print one JSON object instead of a text.
     #[arg(long)]
     pub json: bool,
+
+    /// Check this configuration file instead of the host.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["backend", "json"])]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Trace {
+    /// Take options that are neither here nor in the environment from this file (TOML, the same names).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Use this kind of hooks only, instead of the best that work.
     #[arg(long, value_enum, value_name = "KIND")]
     pub backend: Option<Rung>,
@@ -150,7 +174,8 @@ pub struct Trace {
     pub critical: u8,
 
     /// Count failures that an explained one stands for, instead of a line for each.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, require_equals = true,
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub coalesce_failures: bool,
 
     /// Also write `input` lines, from which `tracer replay` of this version makes every other line again, to the byte.
@@ -161,6 +186,9 @@ pub struct Trace {
     #[arg(long, value_name = "SECONDS", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub interval: u16,
+
+    #[command(flatten)]
+    pub select: Select,
 
     #[command(flatten)]
     pub output: Output,
@@ -215,4 +243,142 @@ pub struct Output {
     /// How much the flight recorder holds: a time, a number of bytes, or both.
     #[arg(long, value_name = "TIME,BYTES", default_value = "10m,1GiB", value_parser = crate::config::keep)]
     pub keep: Keep,
+}
+
+/// Options that are right each for itself, but not together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    pub options: &'static [&'static str],
+    /// A sentence.
+    pub text: String,
+}
+
+impl Trace {
+    pub fn contradiction(&self) -> Option<Contradiction> {
+        let Select {
+            emit,
+            state,
+            sample,
+            ..
+        } = &self.select;
+        let emits = |kind| emit.is_empty() || emit.contains(&kind);
+        if self.replayable && (self.select.chooses() || self.output.flight_recorder.is_some()) {
+            return Some(Contradiction {
+                options: &["replayable"],
+                text: "replayable is for runs of which every line is made again: leave out the options that choose lines, \
+                       and the flight recorder, or leave replayable out"
+                    .into(),
+            });
+        }
+        if self.warn > self.critical {
+            return Some(Contradiction {
+                options: &["warn", "critical"],
+                text: format!(
+                    "warn is {}, above critical, which is {}: give a smaller one, or the same",
+                    self.warn, self.critical
+                ),
+            });
+        }
+        if sample.is_some() && !emits(Kind::State) {
+            return Some(Contradiction {
+                options: &["emit", "sample"],
+                text: "sample is about state lines, and emit leaves those out: add state to emit, or leave sample out"
+                    .into(),
+            });
+        }
+        if !state.is_empty() && !emits(Kind::State) && !emits(Kind::Socket) {
+            return Some(Contradiction {
+                options: &["emit", "state"],
+                text: "state is about state and socket lines, and emit leaves both out: add one of them to emit, or \
+                       leave state out"
+                    .into(),
+            });
+        }
+        None
+    }
+}
+
+impl Select {
+    /// Whether any line is left out.
+    fn chooses(&self) -> bool {
+        let Self {
+            emit,
+            pid,
+            comm,
+            cgroup,
+            container,
+            uid,
+            netns,
+            port,
+            peer,
+            role,
+            state,
+            sample,
+        } = self;
+        let of_processes = !(pid.is_empty() && comm.is_empty() && uid.is_empty());
+        let of_places = !(cgroup.is_empty() && container.is_empty() && netns.is_empty());
+        let of_sockets =
+            !(port.is_empty() && peer.is_empty() && role.is_empty() && state.is_empty());
+        !emit.is_empty() || of_processes || of_places || of_sockets || sample.is_some()
+    }
+}
+
+/// Which lines are written. What is left out is counted all the same: usage, budgets and holders stay exact.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Lines (each option several times, or with commas)")]
+pub struct Select {
+    /// Write lines of these types only; and `start`, `loss` and `stop`, and `process` where another line refers to it.
+    #[arg(long, value_name = "TYPE", value_enum, value_delimiter = ',')]
+    pub emit: Vec<Kind>,
+
+    /// Only of these processes, by id in the initial pid namespace.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+
+    /// Only of processes of this name; `*`, `?` and `[a-z]` stand for others.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub comm: Vec<Name>,
+
+    /// Only of processes in this cgroup or below.
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub cgroup: Vec<Cgroup>,
+
+    /// Only of processes in a container whose id begins so, or in this systemd service.
+    #[arg(long, value_name = "ID", value_delimiter = ',',
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub container: Vec<String>,
+
+    /// Only of processes of this user, by id in the initial user namespace.
+    #[arg(long, value_name = "UID", value_delimiter = ',')]
+    pub uid: Vec<u32>,
+
+    /// Only of this network namespace: of a process, by its name in `ip netns list`, or by its inode number.
+    #[arg(long, value_name = "PID|NAME|INODE", value_delimiter = ',')]
+    pub netns: Vec<String>,
+
+    /// Only with this port, local or the peer's.
+    #[arg(long, value_name = "PORT[-PORT]", value_delimiter = ',')]
+    pub port: Vec<Ports>,
+
+    /// Only with a peer in this network.
+    #[arg(long, value_name = "IP[/BITS]", value_delimiter = ',')]
+    pub peer: Vec<Network>,
+
+    /// Only of sockets of this role.
+    #[arg(long, value_enum, value_name = "ROLE", value_delimiter = ',')]
+    pub role: Vec<Role>,
+
+    /// Only of sockets in this state, and transitions from it or to it.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STATE",
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub state: Vec<State>,
+
+    /// Show the transitions of one in N connections, and of that all.
+    #[arg(long, value_name = "N", value_parser = crate::filter::sampling)]
+    pub sample: Option<std::num::NonZeroU32>,
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use crate::{
-    cli::{self, Trace},
+    cli::{self, Select, Trace},
     diagnosis::pressure::Levels,
     kernel::plan::Rung,
     sink::{Keep, Rotation, Settings, Target},
@@ -33,6 +33,7 @@ pub struct Config {
     pub coalesces: bool,
     pub labels: BTreeMap<String, String>,
     pub output: Settings,
+    pub select: Select,
     /// All that the lines are made of is written too.
     pub replayable: bool,
 }
@@ -65,6 +66,7 @@ impl TryFrom<Trace> for Config {
             },
             coalesces: trace.coalesce_failures,
             replayable: trace.replayable,
+            select: trace.select,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! the kernel and writes JSON lines that say who failed, why, and who has the ports.
 //!
 //! The straight line: `ring` -> `decode` -> `ledger` -> `record` -> `sink`. The `stream` leads events and dumps
-//! (`kernel::dump`) through the ledger, and what that says into lines.
+//! (`kernel::dump`) through the ledger, and what that says into lines, as far as the `filter` wants them.
 //!
 //! Tracing needs Linux. What was recorded can be read on any Unix.
 #![cfg(unix)]
@@ -14,10 +14,12 @@ pub mod config;
 pub mod decode;
 pub mod diagnosis;
 pub mod event;
+pub mod filter;
 pub mod host;
 pub mod input;
 pub mod kernel;
 pub mod ledger;
+pub mod options;
 pub mod pool;
 pub mod record;
 pub mod replay;

@@ -1,11 +1,10 @@
 //! Parse, run, exit status.
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser;
 use tracer::{
-    cli::Cli,
     commands::{self, Outcome},
+    options::{self, Refused},
 };
 
 fn main() -> ExitCode {
@@ -13,11 +12,15 @@ fn main() -> ExitCode {
         .format_target(false)
         .format_timestamp(None)
         .init();
-    let cli = match Cli::try_parse() {
+    let cli = match options::parse(env::args_os()) {
         Ok(cli) => cli,
-        Err(answer) => {
+        Err(Refused::Said(answer)) => {
             let _ = answer.print();
             return ExitCode::from(u8::from(answer.use_stderr()));
+        }
+        Err(Refused::Bad(sentences)) => {
+            eprintln!("tracer: {}", sentences.join("\n"));
+            return ExitCode::FAILURE;
         }
     };
     match commands::run(cli) {

@@ -15,7 +15,7 @@ use tracer::{
     kernel::{
         dump::{Dumper, Part},
         facts::Facts,
-        load::{self, Loaded, Sizes},
+        load::{self, Loaded, Needs, Sizes},
         plan::{Backend, Capability},
         tracefs,
     },
@@ -37,7 +37,7 @@ pub(super) fn record(name: &str) -> Result<History> {
     let _ = tracefs::ensure();
     let facts = Facts::read()?;
     let mut life = Life::begin(name)?;
-    let mut loaded = load::load(&facts, SIZES, None)?;
+    let mut loaded = load::load(&facts, SIZES, &Needs::default(), None)?;
     let mut recorder = Recorder {
         ring: Ring::take(&mut loaded.ebpf)?,
         dumper: Dumper::new(&mut loaded.ebpf)?,

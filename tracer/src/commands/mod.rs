@@ -4,6 +4,7 @@
 pub mod budget;
 #[cfg(target_os = "linux")]
 pub mod check;
+pub mod generate;
 pub mod replay;
 pub mod report;
 #[cfg(target_os = "linux")]
@@ -41,5 +42,6 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Schema) => schema::run(),
+        Some(Command::Generate { page }) => generate::run(page),
     }
 }

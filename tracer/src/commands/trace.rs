@@ -1,6 +1,6 @@
 //! `tracer`: streams lines until it is interrupted or its reader has gone.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use anyhow::{Context, Result};
 use aya_log::EbpfLogger;
@@ -15,6 +15,7 @@ use super::{Outcome, resync::Resync};
 use crate::{
     clock::{self, Clock},
     config::Config,
+    filter::Filter,
     host::netns::{self, Watch},
     kernel::{
         dump::{Part, Summary},
@@ -47,13 +48,17 @@ pub fn run(config: Config) -> Result<Outcome> {
     }
     let output = Output::open(&config.output)?;
     let facts = Facts::read()?;
-    let loaded = load::load(&facts, config.sizes, config.forced)?;
+    let mut filter = Filter::new(&config.select)?;
+    if config.output.recorder.is_some() {
+        filter.record_all();
+    }
+    let loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
     warn_of_gaps(&loaded);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?
-        .block_on(trace(config, &facts, loaded, output))
+        .block_on(trace(config, filter, &facts, loaded, output))
 }
 
 fn warn_of_gaps(loaded: &Loaded) {
@@ -71,6 +76,7 @@ fn warn_of_gaps(loaded: &Loaded) {
 
 async fn trace(
     config: Config,
+    filter: Filter,
     facts: &Facts,
     mut loaded: Loaded,
     output: Output,
@@ -88,7 +94,11 @@ async fn trace(
     }
     stream.set_labels(config.labels);
     let namespaces = namespaces();
-    stream.start(&start(&facts.release, &loaded, &namespaces));
+    stream.start(&Start {
+        filter: filter.given().clone(),
+        ..start(&facts.release, &loaded, &namespaces)
+    });
+    stream.select(filter);
     let how = Diagnosis {
         coalesces: config.coalesces,
         levels: config.levels,
@@ -142,6 +152,7 @@ fn start(release: &str, loaded: &Loaded, namespaces: &[(u32, Option<Settings>)])
             .iter()
             .map(|(inode, settings)| Netns::new(*inode, settings.as_ref()))
             .collect(),
+        filter: BTreeMap::new(),
     }
 }
 

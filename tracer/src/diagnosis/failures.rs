@@ -102,9 +102,32 @@ impl Failures {
         }
     }
 
+    /// One more of which nothing is to be told.
+    pub fn count(&mut self, attempt: Attempt, now: u64) {
+        self.known(attempt, now);
+    }
+
     /// One more, and how many that makes.
     pub fn judge(&mut self, attempt: Attempt, event: &Event) -> (Verdict, u64) {
-        let now = event.ts;
+        let coalesces = self.coalesces;
+        let known = self.known(attempt, event.ts);
+        let verdict = match known.line {
+            Some(line) if event.ts.saturating_sub(known.explained) < EVERY => {
+                if coalesces {
+                    known.gathered += 1;
+                    known.latest = Some(event.clone());
+                    Verdict::Count
+                } else {
+                    Verdict::Refer(line)
+                }
+            }
+            _ => Verdict::Explain,
+        };
+        (verdict, known.so_far)
+    }
+
+    /// What is known of the attempt, with this failure.
+    fn known(&mut self, attempt: Attempt, now: u64) -> &mut Known {
         if self.known.len() >= MOST && !self.known.contains_key(&attempt) {
             self.forget_before(now.saturating_sub(MEMORY / 60));
             if self.known.len() >= MOST {
@@ -121,19 +144,7 @@ impl Failures {
         });
         known.last = now;
         known.so_far += 1;
-        let verdict = match known.line {
-            Some(line) if now.saturating_sub(known.explained) < EVERY => {
-                if self.coalesces {
-                    known.gathered += 1;
-                    known.latest = Some(event.clone());
-                    Verdict::Count
-                } else {
-                    Verdict::Refer(line)
-                }
-            }
-            _ => Verdict::Explain,
-        };
-        (verdict, known.so_far)
+        known
     }
 
     /// How many failures of the attempt have been counted and not told: whoever asks tells them.

@@ -163,6 +163,15 @@ impl ProcessTable for Proc {
     }
 }
 
+/// The path of the task's cgroup, as `process` lines show it; `None` if the process is gone.
+pub fn cgroup(proc: &Path, task: &Task) -> Option<String> {
+    let dir = proc.join(task.pid.to_string());
+    let text = fs::read_to_string(dir.join("cgroup")).ok()?;
+    // As in `look_up`, read last.
+    let same = Stat::read(&dir)?.is_start(task.start_ns);
+    cgroup_path(&text).filter(|_| same)
+}
+
 /// What `/proc/PID/stat` says that matters here.
 struct Stat {
     /// One letter.

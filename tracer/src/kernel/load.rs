@@ -1,8 +1,8 @@
 //! Loads the object, tries the plan's candidates in order and keeps every refusal.
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
-    maps::{Array, MapData},
+    Btf, Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError},
     programs::{
         BtfTracePoint, FEntry, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint,
         TracePoint,
@@ -19,6 +19,15 @@ use super::{
 
 /// The committed object, built from `tracer-ebpf` (see `cargo xtask build-ebpf`).
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tracer.o");
+
+/// What the kernel side has to tell; the default is everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Sockets of these network namespaces only, at most [`tracer_ebpf::MAX_NAMESPACES`]; `None`: of all.
+    pub netns: Option<Vec<u32>>,
+    /// Not who closed a socket, if that is not its owner.
+    pub no_closers: bool,
+}
 
 #[derive(Debug, Error)]
 pub enum Error {
@@ -75,9 +84,14 @@ const TIMER_LIMIT: &str = "the peer's FIN, an end of TIME_WAIT other than by its
 
 /// Loads and attaches. Without any hook for transitions, or with a forced rung that does not give
 /// everything, this is an error; otherwise what is missing is in the coverage.
-pub fn load(facts: &Facts, sizes: Sizes, forced: Option<Rung>) -> Result<Loaded, Error> {
+pub fn load(
+    facts: &Facts,
+    sizes: Sizes,
+    needs: &Needs,
+    forced: Option<Rung>,
+) -> Result<Loaded, Error> {
     let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
-    let mut ebpf = maps(facts, sizes, &btf)?;
+    let mut ebpf = maps(facts, sizes, needs, &btf)?;
     let mut loader = Loader {
         ebpf: &mut ebpf,
         btf: &btf,
@@ -103,7 +117,7 @@ pub fn for_dumps(facts: &Facts) -> Result<Ebpf, Error> {
         sockets: 1,
     };
     let btf = Btf::from_sys_fs().map_err(Error::Btf)?;
-    let mut ebpf = maps(facts, SMALL, &btf)?;
+    let mut ebpf = maps(facts, SMALL, &Needs::default(), &btf)?;
     let mut loader = Loader {
         ebpf: &mut ebpf,
         btf: &btf,
@@ -114,7 +128,7 @@ pub fn for_dumps(facts: &Facts) -> Result<Ebpf, Error> {
 }
 
 /// Creates the maps and sets the globals; loads no program.
-fn maps(facts: &Facts, sizes: Sizes, btf: &Btf) -> Result<Ebpf, Error> {
+fn maps(facts: &Facts, sizes: Sizes, needs: &Needs, btf: &Btf) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
@@ -123,11 +137,35 @@ fn maps(facts: &Facts, sizes: Sizes, btf: &Btf) -> Result<Ebpf, Error> {
     for global in &facts.globals {
         loader.override_global(global.name, &global.value, true);
     }
-    let ebpf = loader
-        .load(OBJECT)
-        .map_err(|error| Error::Maps(Box::new(error)))?;
+    let only_some = u32::from(needs.netns.is_some());
+    let no_closers = u32::from(needs.no_closers);
+    loader.override_global("ONLY_SOME_NETNS", &only_some, true);
+    loader.override_global("NO_CLOSERS", &no_closers, true);
+    let mut ebpf = loader.load(OBJECT).map_err(maps_error)?;
     check_abi(&ebpf)?;
+    limit(&mut ebpf, needs).map_err(maps_error)?;
     Ok(ebpf)
+}
+
+/// To the network namespaces that there are to be events of.
+fn limit(ebpf: &mut Ebpf, needs: &Needs) -> Result<(), EbpfError> {
+    let Some(wanted) = &needs.netns else {
+        return Ok(());
+    };
+    let map = ebpf
+        .map_mut("NAMESPACES")
+        .ok_or_else(|| MapError::InvalidName {
+            name: "NAMESPACES".into(),
+        })?;
+    let mut namespaces: HashMap<_, u32, u8> = map.try_into()?;
+    for netns in wanted {
+        namespaces.insert(netns, 1, 0)?;
+    }
+    Ok(())
+}
+
+fn maps_error(error: impl Into<EbpfError>) -> Error {
+    Error::Maps(Box::new(error.into()))
 }
 
 fn check_abi(ebpf: &Ebpf) -> Result<(), Error> {

@@ -183,6 +183,7 @@ impl Ledger {
             old: step.old,
             new: step.new,
             corrected: step.corrected,
+            opened: entry.opened.get(),
         }));
     }
 

@@ -265,6 +265,7 @@ impl Ledger {
             old: change.old,
             new: change.new,
             corrected: false,
+            opened: None,
         }));
         self.note_gone(event.sock, event.ts);
     }

@@ -56,6 +56,8 @@ pub struct Transition<'a> {
     pub new: State,
     /// Found by comparing with the kernel, not seen when it happened: `ts` is later than that.
     pub corrected: bool,
+    /// As [`Connection::opened`]: the same for all transitions of a connection.
+    pub opened: Option<u64>,
 }
 
 /// A socket, or the timewait socket that has taken its place.

@@ -20,6 +20,9 @@ pub struct Start {
     pub coverage: Vec<Coverage>,
     /// The network namespaces of the host, first the one that tracer runs in.
     pub netns: Vec<Netns>,
+    /// The options that choose lines, with their values: other lines are left out. Left out when there are none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub filter: BTreeMap<String, Vec<String>>,
 }
 
 /// How one capability is covered.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Lines, lines::Known};
 use crate::{
     event::{Event, Kind},
+    filter::Subject,
     ledger::{Connection, Effect, Holder, Socket, TOP, Transition, Usage},
     record::{
         self, BindFailed, BindReason, KnownSocket, Ports, Serving, Told, milliseconds, seconds,
@@ -21,6 +22,9 @@ impl Lines {
     }
 
     fn transition(&mut self, transition: &Transition) {
+        if !self.wants_state(transition) {
+            return;
+        }
         let socket = &transition.socket;
         let owner = self.know(socket.task);
         let body = record::State {
@@ -36,6 +40,11 @@ impl Lines {
     }
 
     fn connection(&mut self, connection: &Connection) {
+        if !self.wants(record::Kind::Connection, || {
+            Subject::of_connection(connection)
+        }) {
+            return;
+        }
         let socket = &connection.socket;
         let owner = self.know(socket.task);
         let closer = self.know(connection.closed_by);
@@ -135,6 +144,9 @@ impl Lines {
 
     /// A socket as it is at `now`.
     pub fn socket(&mut self, socket: &Socket, now: u64) {
+        if !self.wants(record::Kind::Socket, || Subject::of_socket(socket)) {
+            return;
+        }
         let owner = self.know(socket.task);
         let process = owner.as_ref().map(|owner| owner.process());
         let body = KnownSocket::new(socket, process, now);
@@ -143,6 +155,11 @@ impl Lines {
 
     /// What a process has at `now`, and what it did in the `interval` (nanoseconds) before.
     pub fn usage(&mut self, usage: Usage, interval: u64, now: u64) {
+        if !self.wants(record::Kind::Usage, || {
+            Subject::of_usage(usage.netns, usage.task)
+        }) {
+            return;
+        }
         let owner = self.know(usage.task);
         let body = record::Usage {
             interval_s: seconds(interval),
@@ -165,6 +182,9 @@ impl Lines {
     }
 
     pub fn ledger(&mut self, ledger: &record::Ledger, now: u64) {
+        if !self.wants(record::Kind::Ledger, Subject::default) {
+            return;
+        }
         self.write(self.clock.monotonic(now), ledger);
     }
 }

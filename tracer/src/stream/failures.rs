@@ -10,9 +10,10 @@ use crate::{
         failures::{Attempt, Call, GATHERING, Gathered, Verdict},
     },
     event::{Event, Kind, Reason},
+    filter::Subject,
     ledger::{Explained, Query},
     pool::Settings,
-    record::{KnownSocket, Shortage, Told},
+    record::{self, KnownSocket, Shortage, Told},
 };
 
 /// Settings may be so old for an explanation.
@@ -23,6 +24,17 @@ impl Stream {
         let Some(attempt) = Attempt::of(event) else {
             return;
         };
+        let kind = match is_connect(&event.kind) {
+            true => record::Kind::ConnectFailed,
+            false => record::Kind::BindFailed,
+        };
+        if !self
+            .lines
+            .wants(kind, || Subject::of_failure(event, is_connect(&event.kind)))
+        {
+            self.failures.count(attempt, event.ts);
+            return;
+        }
         let (verdict, so_far) = self.failures.judge(attempt, event);
         match verdict {
             Verdict::Explain => self.explain(event, &attempt, so_far),

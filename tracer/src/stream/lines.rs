@@ -8,7 +8,9 @@ use super::Batch;
 use crate::{
     clock::{Clock, Monotonic, Time},
     event::Task,
+    filter::{self, Filter, Subject},
     host::process::Processes,
+    ledger::Transition,
     pool::Settings,
     record::{
         self, Body, Kind, Line, Loss, Netns, NetnsSettings, Process, Start, Stop, VERSION, Where,
@@ -30,6 +32,7 @@ pub struct Lines {
     pub(super) omits_connections: bool,
     pub(super) failures: u64,
     pub(super) bind_failures: u64,
+    pub(super) filter: Filter,
     pub(super) host: String,
     pub(super) labels: Option<BTreeMap<String, String>>,
     batch: Batch,
@@ -57,6 +60,7 @@ impl Lines {
             omits_connections: false,
             failures: 0,
             bind_failures: 0,
+            filter: Filter::default(),
             host,
             labels: None,
             batch: Batch::default(),
@@ -90,6 +94,27 @@ impl Lines {
     /// Whether the lines that follow are for the flight recorder only.
     pub fn set_detail(&mut self, detail: bool) {
         self.detail = detail;
+    }
+
+    /// Whether a line of that kind about that is to be written. Whoever writes one asks before, and spares the work.
+    pub(super) fn wants<'a>(&mut self, kind: Kind, subject: impl FnOnce() -> Subject<'a>) -> bool {
+        let wanted = self.filter.wants(kind, subject);
+        self.admit(wanted)
+    }
+
+    /// As [`wants`](Self::wants), of a transition.
+    pub(super) fn wants_state(&mut self, transition: &Transition) -> bool {
+        let wanted = self.filter.wants_state(transition);
+        self.admit(wanted)
+    }
+
+    /// What nobody else wants is still for the flight recorder.
+    fn admit(&mut self, wanted: bool) -> bool {
+        if !self.filter.records_all() {
+            return wanted;
+        }
+        self.detail = !wanted;
+        true
     }
 
     /// The lines since the last call to [`clear`](Self::clear).
@@ -137,11 +162,16 @@ impl Lines {
         before: Option<&Settings>,
         now: u64,
     ) {
-        let body = NetnsSettings {
-            now: Netns::new(netns, Some(settings)),
-            before: before.map(|before| Netns::new(netns, Some(before))),
-        };
-        self.write(self.clock.monotonic(now), &body);
+        // It may come amid the making of another line.
+        let detail = self.detail;
+        if self.wants(Kind::Netns, || Subject::of_netns(netns)) {
+            let body = NetnsSettings {
+                now: Netns::new(netns, Some(settings)),
+                before: before.map(|before| Netns::new(netns, Some(before))),
+            };
+            self.write(self.clock.monotonic(now), &body);
+        }
+        self.detail = detail;
     }
 
     pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
@@ -214,9 +244,9 @@ impl Lines {
 
     /// A line that is none of the numbered ones.
     pub(super) fn input(&mut self, line: &record::Input) {
-        let written = self
-            .batch
-            .write(Kind::Input, false, |bytes| serde_json::to_writer(bytes, line));
+        let written = self.batch.write(Kind::Input, false, |bytes| {
+            serde_json::to_writer(bytes, line)
+        });
         if let Err(error) = written {
             log::error!("an input can't be written: {error}");
         }
@@ -224,7 +254,8 @@ impl Lines {
 
     /// Returns the line's number.
     pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) -> u64 {
-        let seq = match self.detail {
+        let detail = self.detail && !filter::is_always(B::KIND);
+        let seq = match detail {
             true => self.details,
             false => self.count,
         };
@@ -235,15 +266,15 @@ impl Lines {
             seq,
             host: &self.host,
             labels: self.labels.as_ref(),
-            detail: self.detail,
+            detail,
             repeated: false,
             body,
         };
-        let written = self.batch.write(B::KIND, self.detail, |bytes| {
-            serde_json::to_writer(bytes, &line)
-        });
+        let written = self
+            .batch
+            .write(B::KIND, detail, |bytes| serde_json::to_writer(bytes, &line));
         match written {
-            Ok(()) if self.detail => self.details += 1,
+            Ok(()) if detail => self.details += 1,
             Ok(()) => self.count += 1,
             // Unreachable with these types; half a line does not get out all the same.
             Err(error) => log::error!("a line of type {} can't be written: {error}", B::TYPE),

@@ -17,6 +17,7 @@ use crate::{
         surroundings::Surroundings,
     },
     event::{Event, Row},
+    filter::Filter,
     host::process::Processes,
     input::{Beginning, FORMAT, Input},
     ledger::{Effect, Ledger, Resynced},
@@ -57,6 +58,8 @@ pub struct Stream {
     known: HashMap<u32, Option<Settings>>,
     /// The one whose settings were looked at again last.
     refreshed: u32,
+    /// The network namespaces that there are events of; `None`: all.
+    traced: Option<Vec<u32>>,
     /// Something was lost that no comparison has made up for, or the first one is not over.
     is_incomplete: bool,
     /// Something was lost since the latest comparison began.
@@ -111,6 +114,7 @@ impl Stream {
             surroundings: Box::new(()),
             known: HashMap::new(),
             refreshed: 0,
+            traced: None,
             is_incomplete: true,
             has_lost_since: false,
             recorder: None,
@@ -132,6 +136,12 @@ impl Stream {
             None => surroundings,
         };
         self.record(&Input::Diagnose(how));
+    }
+
+    /// Which lines are written.
+    pub fn select(&mut self, filter: Filter) {
+        self.traced = filter.needs().netns;
+        self.lines.filter = filter;
     }
 
     /// The settings of network namespaces that the `start` line has told.
@@ -279,6 +289,14 @@ impl Stream {
 
     /// A row of the dump; see [`Ledger::row`].
     pub fn row(&mut self, row: &Row) {
+        // Of a socket that has no events, the end would not be seen.
+        if self
+            .traced
+            .as_ref()
+            .is_some_and(|traced| !traced.contains(&row.netns))
+        {
+            return;
+        }
         let lines = &mut self.lines;
         self.ledger.row(row, &mut |effect| lines.effect(&effect));
         self.record(&Input::Row(Cow::Borrowed(row)));

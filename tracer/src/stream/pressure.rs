@@ -13,6 +13,7 @@ use crate::{
         forecast::{Forecast, Ports, forecast},
         pressure::{hold, used_percent},
     },
+    filter::Subject,
     input::Input,
     ledger::{Explained, Query, Way},
     pool::Settings,
@@ -95,6 +96,10 @@ impl Stream {
     }
 
     fn tell_pressure(&mut self, way: Option<&Way>, query: &Query, levels: (Level, Level)) {
+        let subject = || Subject::of_way(query.netns, way);
+        if !self.lines.wants(record::Kind::Pressure, subject) {
+            return;
+        }
         let explained = self.ledger.explain(query);
         let rates = way.and_then(|way| self.pressure.rates(way));
         let outlook = way.map(|way| {

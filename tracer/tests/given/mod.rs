@@ -123,6 +123,7 @@ pub(crate) fn transitions() -> Vec<Effect<'static>> {
         new: socket.state,
         socket,
         corrected: false,
+        opened: None,
     };
     let mut stranger = nobodys(server(SynRecv, Owner::None));
     stranger.cookie = None;
@@ -490,6 +491,7 @@ pub(crate) fn ledgers() -> Vec<record::Ledger> {
 
 pub(crate) fn start() -> Start {
     Start {
+        filter: [("emit".into(), vec!["usage".into()])].into(),
         tracer: "0.1.0".into(),
         kernel: "6.12.1".into(),
         coverage: vec![

@@ -63,6 +63,7 @@ impl Host {
             kernel: "6.12.63+deb13-amd64".into(),
             coverage: coverage(),
             netns: netns.map(|netns| Netns::new(netns, Some(&settings))).into(),
+            filter: Default::default(),
         });
         let surroundings = Box::new(Known(settings.clone()));
         self.stream.diagnose(Diagnosis::default(), surroundings);

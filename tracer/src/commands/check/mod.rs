@@ -1,8 +1,8 @@
 //! `tracer check`: what this host allows, found out by trying it.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde::Serialize;
 
 use super::{Outcome, trace};
@@ -10,9 +10,10 @@ use crate::{
     cli,
     kernel::{
         facts::Facts,
-        load::{self, Covered, Loaded, Sizes},
+        load::{self, Covered, Loaded, Needs, Sizes},
         tracefs,
     },
+    options,
     record::{self, Coverage},
     sink::{Sink, Stdout},
 };
@@ -46,12 +47,15 @@ struct Report<'a> {
 }
 
 pub fn run(args: &cli::Check) -> Result<Outcome> {
+    if let Some(file) = &args.config {
+        return configuration(file);
+    }
     let mut problems = Vec::new();
     if let Err(error) = tracefs::ensure() {
         problems.push(format!("tracefs is not mounted and can't be: {error}"));
     }
     let facts = Facts::read()?;
-    let loaded = load::load(&facts, SIZES, args.backend)?;
+    let loaded = load::load(&facts, SIZES, &Needs::default(), args.backend)?;
     let (ports, problem) = ports::all();
     problems.extend(problem);
     let mut page = if args.json {
@@ -63,6 +67,13 @@ pub fn run(args: &cli::Check) -> Result<Outcome> {
     page.truncate(page.trim_end().len());
     page.push('\n');
     Stdout.write(page.as_bytes())?;
+    Ok(Outcome::Done)
+}
+
+fn configuration(file: &Path) -> Result<Outcome> {
+    let count = options::check(file).map_err(|wrong| anyhow!(wrong.join("\n")))?;
+    let text = format!("{}: {count} options, nothing wrong\n", file.display());
+    Stdout.write(text.as_bytes())?;
     Ok(Outcome::Done)
 }
 
