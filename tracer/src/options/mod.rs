@@ -9,7 +9,10 @@ use clap::{
     parser::ValueSource,
 };
 
-use crate::cli::{Cli, Contradiction};
+use crate::{
+    cli::{Cli, Contradiction},
+    config::Config,
+};
 
 mod file;
 
@@ -87,10 +90,12 @@ pub fn check(path: &Path) -> Result<usize, Vec<String>> {
         .try_get_matches_from(["tracer"])
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = cli.map_err(|error| vec![format!("{}: {}", path.display(), sentence(&error))])?;
-    match cli.trace.contradiction() {
-        None => Ok(file.len()),
-        Some(wrong) => Err(vec![place(&wrong, &file, |_| true)]),
+    if let Some(wrong) = cli.trace.contradiction() {
+        return Err(vec![place(&wrong, &file, |_| true)]);
     }
+    Config::try_from(cli.trace)
+        .map(|_| file.len())
+        .map_err(|wrong| vec![format!("{}: {wrong:#}", path.display())])
 }
 
 fn command_without_env() -> Command {

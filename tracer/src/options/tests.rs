@@ -23,6 +23,15 @@ const VALUES: &[(&str, &str)] = &[
     ("role", "\"client\""),
     ("state", "\"TIME_WAIT\""),
     ("sample", "10"),
+    ("output", "[\"-\", \"/var/log/tracer.jsonl\"]"),
+    ("label", "[\"site=fra1\"]"),
+    ("buffer", "\"8M\""),
+    ("drain-timeout", "\"5s\""),
+    ("rotate-size", "\"1G\""),
+    ("rotate-age", "\"24h\""),
+    ("rotate-keep", "3"),
+    ("compress", "\"zstd\""),
+    ("fsync", "\"always\""),
 ];
 
 /// A file that is removed with it.
@@ -113,7 +122,7 @@ emit = [
 ]
 interval.x = 1.5
 backend = [\"kprobe\"]
-completely-else = 1
+something-else = 1
 config = \"x\"
 uid = 99999999999
 sample = 0x10
@@ -150,7 +159,7 @@ port = [80, 1.5]
         (15, "backend is a list: give one whole number or string"),
         (
             16,
-            "there is no option completely-else: `tracer --help` lists all",
+            "there is no option something-else: `tracer --help` lists all",
         ),
         (17, "there is no option config"),
         (
@@ -233,6 +242,9 @@ fn the_whole_file_is_checked() {
         said[0].contains(".toml:1: warn is 95, above critical"),
         "{said:?}"
     );
+    let useless = Written::new("useless", "rotate-size = 1000\n");
+    let said = check(&useless.0).unwrap_err();
+    assert!(said[0].contains("only a file can be rotated"), "{said:?}");
     let said = check(Path::new("/nonexistent.toml")).unwrap_err();
     assert_eq!(
         said,

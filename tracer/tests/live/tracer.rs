@@ -37,9 +37,14 @@ pub(crate) enum Started {
 
 impl Tracer {
     pub(crate) fn start(args: &[&str], keep: Keep) -> Result<Started> {
+        Self::start_with(&[], args, keep)
+    }
+
+    fn start_with(variables: &[(&str, &str)], args: &[&str], keep: Keep) -> Result<Started> {
         let binary = binary();
         let mut child = Command::new(&binary)
             .args(args)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -79,7 +84,16 @@ impl Tracer {
 
     /// A start that must succeed.
     pub(crate) fn started(args: &[&str], keep: Keep) -> Result<Self> {
-        match Self::start(args, keep)? {
+        Self::started_with(&[], args, keep)
+    }
+
+    /// As [`Tracer::started`], in an environment with these variables.
+    pub(crate) fn started_with(
+        variables: &[(&str, &str)],
+        args: &[&str],
+        keep: Keep,
+    ) -> Result<Self> {
+        match Self::start_with(variables, args, keep)? {
             Started::Running(tracer) => Ok(tracer),
             Started::Refused(why) => bail!("the tracer did not start: {why}"),
         }

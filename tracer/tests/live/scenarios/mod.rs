@@ -9,6 +9,7 @@ mod exhaustion_range;
 mod exhaustion_uring;
 mod explained;
 mod failure;
+pub(crate) mod filters;
 pub(crate) mod leak;
 mod lifecycle;
 mod namespaces;
@@ -35,10 +36,11 @@ pub(crate) struct Scenario {
 type Alone = (&'static str, fn(Backend) -> Result<()>);
 
 /// Trials with a tracer of their own.
-pub(crate) const ALONE: [Alone; 4] = [
+pub(crate) const ALONE: [Alone; 5] = [
     ("truth", truth::truth),
     ("usage", usage::usage),
     ("replays", replays::replays),
+    ("filters", filters::filters),
     ("namespace_ends", namespaces::ends),
 ];
 

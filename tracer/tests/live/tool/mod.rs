@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 mod collected;
+mod configuration;
 mod failures;
 mod healing;
 mod instances;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         pressure::ALL,
         refusals::ALL,
         ports::ALL,
+        configuration::ALL,
         instances::ALL,
         limits::ALL,
         older::ALL,
