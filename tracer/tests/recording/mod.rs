@@ -161,6 +161,7 @@ fn start() -> Start {
             limits: vec!["none".into()],
         }],
         netns: vec![Netns::new(NETNS, Some(&settings(40003)))],
+        filter: Default::default(),
     }
 }
 
