@@ -128,7 +128,7 @@ pub struct Task {
 }
 
 /// At most 15 bytes of any value. Serialized as a string with a character for each of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub struct Comm(pub [u8; 16]);
 

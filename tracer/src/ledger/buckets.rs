@@ -68,6 +68,13 @@ impl Buckets {
         }
     }
 
+    /// Whether `connect()` may choose the port for other destinations than those of the sockets that have it.
+    pub(super) fn is_choice(&self, netns: u32, port: u16) -> bool {
+        let pool = self.pools.get(&netns);
+        pool.is_none_or(|pool| pool.ports.contains(port))
+            && self.openness(netns, port) == Openness::Shared
+    }
+
     pub(super) fn take(&mut self, hold: Hold) {
         self.change(hold.netns, hold.port, |bucket| {
             bucket.owners += 1;

@@ -186,13 +186,13 @@ impl Ledger {
         });
         match holder {
             None => Verdict::Free,
-            Some(slot) if self.gives_way(query, slot) => Verdict::Reusable,
+            Some(slot) if self.will_give_way(query, &self.sockets[slot]) => Verdict::Reusable,
             Some(slot) => Verdict::Taken(slot),
         }
     }
 
-    fn gives_way(&self, query: &Query, slot: Slot) -> bool {
-        let entry = &self.sockets[slot];
+    /// Whether a socket makes room for a `connect()` now.
+    pub(super) fn will_give_way(&self, query: &Query, entry: &Entry) -> bool {
         entry.is_timewait && query.reuses(entry, self.rules)
     }
 

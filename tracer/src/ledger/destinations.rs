@@ -86,6 +86,12 @@ impl Destinations {
         self.scales.get(&netns).map(|scale| scale.usable)
     }
 
+    /// By network namespace.
+    pub(super) fn all_usable(&self) -> impl Iterator<Item = (u32, u32)> {
+        let scales = self.scales.iter();
+        scales.map(|(netns, scale)| (*netns, scale.usable))
+    }
+
     pub(super) fn forget_scale(&mut self, netns: u32) {
         self.scales.remove(&netns);
     }
@@ -95,11 +101,15 @@ impl Destinations {
     }
 
     pub(super) fn traffic(&self, way: &Way) -> Option<&Traffic> {
-        let key = self.key(way.netns, Address::of(way.local_ip), way.peer.into());
-        self.busy.get(&key).map(|(_, traffic)| traffic)
+        self.busy.get(&self.key_of(way)).map(|(_, traffic)| traffic)
     }
 
-    fn key(&self, netns: u32, local: Address, peer: Address) -> u64 {
+    pub(super) fn key_of(&self, way: &Way) -> u64 {
+        self.key(way.netns, Address::of(way.local_ip), way.peer.into())
+    }
+
+    /// See [`Destinations`].
+    pub(super) fn key(&self, netns: u32, local: Address, peer: Address) -> u64 {
         self.hasher.hash_one((netns, local.without_port(), peer))
     }
 

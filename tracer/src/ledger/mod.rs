@@ -6,6 +6,7 @@
 mod buckets;
 mod budget;
 mod claims;
+mod crowd;
 mod destinations;
 mod end;
 mod entry;
@@ -30,6 +31,7 @@ use self::{
     sockets::Sockets, usage::Counters,
 };
 pub use budget::{Budget, Query};
+pub use crowd::{Closed, Crowd, Crowded};
 pub use destinations::{Traffic, Way};
 pub use holders::{Explained, Holder};
 
