@@ -192,6 +192,9 @@ pub struct Trace {
 
     #[command(flatten)]
     pub output: Output,
+
+    #[command(flatten)]
+    pub upkeep: Upkeep,
 }
 
 #[derive(Debug, clap::Args)]
@@ -262,11 +265,13 @@ impl Trace {
             ..
         } = &self.select;
         let emits = |kind| emit.is_empty() || emit.contains(&kind);
-        if self.replayable && (self.select.chooses() || self.output.flight_recorder.is_some()) {
+        let told_of_itself = self.upkeep.stats > 0 || self.upkeep.max_cpu.is_some();
+        let recorded = self.output.flight_recorder.is_some();
+        if self.replayable && (self.select.chooses() || recorded || told_of_itself) {
             return Some(Contradiction {
                 options: &["replayable"],
                 text: "replayable is for runs of which every line is made again: leave out the options that choose lines, \
-                       and the flight recorder, or leave replayable out"
+                       stats, max-cpu and the flight recorder, or leave replayable out"
                     .into(),
             });
         }
@@ -381,4 +386,30 @@ pub struct Select {
     /// Show the transitions of one in N connections, and of that all.
     #[arg(long, value_name = "N", value_parser = crate::filter::sampling)]
     pub sample: Option<std::num::NonZeroU32>,
+}
+
+/// What tracer tells of itself, and what it may cost.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Metrics and own cost")]
+pub struct Upkeep {
+    /// Serve Prometheus metrics at `/metrics`, and `/healthz`; a port alone is served on loopback only.
+    #[arg(long, value_name = "[IP:]PORT", value_parser = crate::metrics::parse)]
+    pub metrics: Option<crate::metrics::Address>,
+
+    /// So many destinations, and so many failing processes with their destinations, have metrics of their own; the
+    /// others share one, `other`.
+    #[arg(long, value_name = "K", default_value_t = 50, requires = "metrics",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub metrics_top: u16,
+
+    /// Every so many seconds, a `stats` line shows what tracer costs and how full its buffers are; 0: none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u16).range(0..=3600))]
+    pub stats: u16,
+
+    /// Above so many percent of one core, leave out detail: first `state` lines, then `connection` lines, then most
+    /// rounds of `usage` lines; never failures.
+    #[arg(long, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_cpu: Option<u16>,
 }

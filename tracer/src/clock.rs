@@ -60,6 +60,11 @@ pub fn now() -> u64 {
     u64::try_from(read(ClockId::Monotonic)).unwrap_or(0)
 }
 
+/// Time of day now, seconds since 1970.
+pub fn unix() -> f64 {
+    read(ClockId::Realtime) as f64 / 1e9
+}
+
 fn timestamp(ns: i128) -> Timestamp {
     Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -12,6 +12,7 @@ use crate::{
     cli::{self, Select, Trace},
     diagnosis::pressure::Levels,
     kernel::plan::Rung,
+    metrics::Address,
     sink::{Keep, Rotation, Settings, Target},
 };
 
@@ -33,6 +34,7 @@ pub struct Config {
     pub coalesces: bool,
     pub labels: BTreeMap<String, String>,
     pub output: Settings,
+    pub upkeep: Upkeep,
     pub select: Select,
     /// All that the lines are made of is written too.
     pub replayable: bool,
@@ -45,6 +47,29 @@ pub struct Sizes {
     pub ring: u32,
     /// Sockets that the kernel side remembers.
     pub sockets: u32,
+}
+
+/// What tracer tells of itself, and what it may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Upkeep {
+    pub metrics: Option<Address>,
+    /// Series of each kind of metrics.
+    pub top: usize,
+    pub stats: Option<Duration>,
+    /// Percent of one core.
+    pub max_cpu: Option<f64>,
+}
+
+impl From<cli::Upkeep> for Upkeep {
+    fn from(upkeep: cli::Upkeep) -> Self {
+        let seconds = Some(upkeep.stats).filter(|seconds| *seconds > 0);
+        Self {
+            metrics: upkeep.metrics,
+            top: upkeep.metrics_top.into(),
+            stats: seconds.map(|seconds| Duration::from_secs(seconds.into())),
+            max_cpu: upkeep.max_cpu.map(f64::from),
+        }
+    }
 }
 
 impl TryFrom<Trace> for Config {
@@ -67,6 +92,7 @@ impl TryFrom<Trace> for Config {
             coalesces: trace.coalesce_failures,
             replayable: trace.replayable,
             select: trace.select,
+            upkeep: trace.upkeep.into(),
         })
     }
 }

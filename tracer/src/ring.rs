@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use tracer_ebpf as abi;
 
-use crate::event::Event;
+use crate::{cost::RingFill, event::Event};
 
 /// At most so many records are taken at once, so that signals and timers get their turn.
 const BATCH: usize = 16_384;
@@ -22,6 +22,10 @@ pub struct Ring {
     /// Entries of the socket table that we removed.
     forgotten: u64,
     malformed: u64,
+    /// `None`: it does not show how full the ring buffer is.
+    fill: Option<RingFill>,
+    /// Most bytes that waited since it was asked.
+    peak: u64,
 }
 
 #[repr(transparent)]
@@ -60,8 +64,16 @@ impl Ring {
             ebpf.take_map(name)
                 .ok_or_else(|| MapError::InvalidName { name: name.into() })
         };
+        let events = map("EVENTS")?;
+        let size = match &events {
+            Map::RingBuf(map) => map.info()?.max_entries(),
+            _ => 0,
+        };
+        let events: RingBuf<MapData> = events.try_into()?;
         Ok(Self {
-            events: map("EVENTS")?.try_into()?,
+            fill: RingFill::new(events.as_fd(), size.into()).ok(),
+            peak: 0,
+            events,
             counters: map("COUNTERS")?.try_into()?,
             sockets: map("SOCKETS")?.try_into()?,
             seen: abi::Counters::default(),
@@ -70,8 +82,17 @@ impl Ring {
         })
     }
 
+    /// Most bytes that were waiting since the last call, and how many fit; `None`: that does not show.
+    pub fn take_peak(&mut self) -> Option<(u64, u64)> {
+        let size = self.fill.as_ref()?.size();
+        Some((std::mem::take(&mut self.peak), size))
+    }
+
     /// Hands every waiting event to `take`; true if there may be more.
     pub fn drain(&mut self, mut take: impl FnMut(&Event)) -> bool {
+        if let Some(fill) = &self.fill {
+            self.peak = self.peak.max(fill.used());
+        }
         for _ in 0..BATCH {
             let Some(record) = self.events.next() else {
                 return false;

@@ -67,6 +67,12 @@ fn text() -> String {
     for place in [Where::Ring, Where::Program, Where::Table, Where::Decode] {
         lines.loss(1234, place, place == Where::Ring);
     }
+    for stats in given::stats() {
+        lines.stats(&stats, given::NOW);
+    }
+    for shed in given::sheds() {
+        lines.tell_shed(&shed, given::NOW);
+    }
     let dropped = BTreeMap::from([("state", 12), ("connect_failed", 3)]);
     lines.dropped(dropped.clone(), None);
     let labels = [("rack", "\"7\"\n"), ("site", "fra1")];
@@ -150,6 +156,9 @@ fn the_schema_refuses_what_is_no_record() {
         ("loss", "labels", Value::from("site=fra1")),
         ("loss", "dropped", serde_json::json!({"state": -1})),
         ("loss", "where", Value::from("outputs")),
+        ("stats", "events", Value::Null),
+        ("stats", "bpf", Value::from(1)),
+        ("shed", "level", Value::from("everything")),
     ] {
         let mut line = lines.iter().find(|line| line["type"] == kind).cloned();
         let line = line.as_mut().unwrap();

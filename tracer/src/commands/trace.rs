@@ -11,7 +11,11 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{Outcome, resync::Resync};
+use super::{
+    Outcome,
+    resync::Resync,
+    upkeep::{Around, Upkeep},
+};
 use crate::{
     clock::{self, Clock},
     config::Config,
@@ -22,8 +26,11 @@ use crate::{
         facts::Facts,
         load,
         load::Loaded,
-        misses, rules, tracefs,
+        misses,
+        plan::Capability,
+        rules, tracefs,
     },
+    metrics::{About, Covered, Listener},
     pool::Settings,
     record::{Coverage, Netns, Refused, Start, Table, Where},
     ring::Ring,
@@ -42,6 +49,8 @@ const WATCH: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(1);
 
 pub fn run(config: Config) -> Result<Outcome> {
+    // Before anything that takes time: the port may be taken.
+    let metrics = config.upkeep.metrics.map(Listener::bind).transpose()?;
     // Before any thread starts: it may enter a mount namespace of its own.
     if let Err(error) = tracefs::ensure() {
         log::debug!("tracefs can't be mounted: {error}");
@@ -58,7 +67,7 @@ pub fn run(config: Config) -> Result<Outcome> {
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?
-        .block_on(trace(config, filter, &facts, loaded, output))
+        .block_on(trace(config, filter, &facts, loaded, output, metrics))
 }
 
 fn warn_of_gaps(loaded: &Loaded) {
@@ -80,6 +89,7 @@ async fn trace(
     facts: &Facts,
     mut loaded: Loaded,
     output: Output,
+    metrics: Option<Listener>,
 ) -> Result<Outcome> {
     let signals = Signals::new(&config)?;
     let logger =
@@ -106,6 +116,7 @@ async fn trace(
     };
     stream.diagnose(how, Box::new(Watch::new()));
     stream.set_settings(namespaces);
+    let upkeep = Upkeep::new(config.upkeep, metrics, about(facts, &loaded), &mut stream)?;
     let mut tracer = Tracer {
         resync: Resync::new(&mut loaded),
         loaded: Some(loaded),
@@ -115,6 +126,7 @@ async fn trace(
         stream,
         logger,
         output,
+        upkeep,
     };
     match tracer.run(signals, config.interval).await {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
@@ -141,6 +153,27 @@ pub(super) fn coverage(loaded: &Loaded) -> Vec<Coverage> {
         limits: covered.limits.clone(),
     });
     coverage.collect()
+}
+
+/// The same for metrics.
+fn about(facts: &Facts, loaded: &Loaded) -> About {
+    let coverage = loaded.coverage.iter().map(|covered| Covered {
+        capability: word(covered.capability),
+        backend: covered.by.map_or("", |(backend, _)| load::name(backend)),
+        hook: covered.by.map_or("", |(_, hook)| hook),
+    });
+    About {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: facts.release.clone(),
+        coverage: coverage.collect(),
+        started: clock::unix(),
+    }
+}
+
+/// As the lines name it.
+fn word(capability: Capability) -> String {
+    let value = serde_json::to_value(capability).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 fn start(release: &str, loaded: &Loaded, namespaces: &[(u32, Option<Settings>)]) -> Start {
@@ -179,6 +212,7 @@ struct Tracer {
     resync: Resync,
     logger: EbpfLogger<&'static dyn log::Log>,
     output: Output,
+    upkeep: Upkeep,
 }
 
 /// What the loop woke up for.
@@ -267,6 +301,7 @@ impl Tracer {
         self.look_for_losses()?;
         self.resync.tick(&mut self.stream);
         self.tell_of_outputs(false);
+        self.upkeep()?;
         self.drain().map(drop)
     }
 
@@ -278,6 +313,25 @@ impl Tracer {
         for (output, dropped) in self.output.take_dropped(over) {
             self.stream.dropped(dropped.by_type(), output.as_deref());
         }
+    }
+
+    fn upkeep(&mut self) -> io::Result<()> {
+        let (waiting, buffer) = self.output.waiting();
+        let used = self.ring.get_ref().table_used().map_err(io::Error::other)?;
+        let around = Around {
+            ebpf: self.loaded.as_ref().map(|loaded| &loaded.ebpf),
+            ring: self.ring.get_mut().take_peak(),
+            table: Table {
+                used,
+                size: self.table.into(),
+            },
+            output: Table {
+                used: waiting as u64,
+                size: buffer as u64,
+            },
+        };
+        self.upkeep.tick(&mut self.stream, around, clock::now());
+        Ok(())
     }
 
     fn watch(&mut self) -> io::Result<()> {
@@ -297,6 +351,9 @@ impl Tracer {
     }
 
     fn usage(&mut self) -> io::Result<()> {
+        if self.upkeep.puts_off_usage(&mut self.stream) {
+            return Ok(());
+        }
         if self.resync.usage_follows(&mut self.stream) {
             return Ok(());
         }
@@ -404,6 +461,7 @@ impl Tracer {
             .wind_up(clock::now(), &mut |lines| output.send(lines))?;
         self.flush()?;
         self.tell_of_outputs(true);
+        self.upkeep.end(&mut self.stream, clock::now());
         self.stream.end();
         self.output.send_last(self.stream.batch());
         Ok(())

@@ -4,7 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use super::forecast::{Counts, Rates, TIME_WAIT_HOLD, Window};
 use crate::{
-    ledger::{Budget, Ledger, Traffic, Way},
+    ledger::{Budget, Crowd, Ledger, Traffic, Way},
+    metrics::Pressed,
     pool::Settings,
     record::Level,
 };
@@ -128,6 +129,27 @@ impl Pressure {
             self.pools.insert(netns, level);
         }
         (before != level).then_some((before, level))
+    }
+
+    /// The levels of those in the crowd, and how many of all are at each.
+    pub fn pressed(&self, crowd: &Crowd) -> Pressed {
+        let of_way = |way: &Way| self.watched.get(way).map(|watched| watched.level);
+        let of_pool = |netns: &u32| self.pools.get(netns).copied();
+        let ways = crowd
+            .ways
+            .iter()
+            .map(|row| row.way.as_ref().and_then(of_way));
+        let pools = crowd.pools.iter().map(|pool| of_pool(&pool.netns));
+        let at = |level| {
+            let watched = self.watched.values();
+            watched.filter(|watched| watched.level == level).count() as u64
+        };
+        Pressed {
+            ways: ways.map(Option::unwrap_or_default).collect(),
+            pools: pools.map(Option::unwrap_or_default).collect(),
+            warning: at(Level::Warning),
+            critical: at(Level::Critical),
+        }
     }
 
     /// New connections per second.

@@ -15,6 +15,7 @@ mod process;
 mod recording;
 mod run;
 mod socket;
+mod stats;
 mod units;
 mod usage;
 
@@ -25,8 +26,9 @@ pub use process::{Container, Process, ProcessIdentity, WholeProcess};
 pub use recording::{Cause, Event as RecordingEvent, Recording};
 pub use run::{Coverage, Loss, Netns, NetnsSettings, Refused, Start, Stop, Where};
 pub use socket::{Connection, KnownSocket, Socket, State};
+pub use stats::{Bpf, LeftOut, Program, Shed, Shedding, Stats, Waiting};
 use units::{is_false, rfc3339};
-pub use units::{milliseconds, seconds};
+pub use units::{milliseconds, seconds, tenths};
 pub use usage::{Destination, Ledger, Ports, Seeded, Serving, Table, Usage};
 
 /// Version of the records.
@@ -126,6 +128,8 @@ kinds! {
     Socket = "socket": KnownSocket<'_>;
     Recording = "recording": Recording;
     Loss = "loss": Loss<'_>;
+    Stats = "stats": Stats;
+    Shed = "shed": Shed;
     Stop = "stop": Stop;
     Input = "input": Input<'_>;
 }
@@ -148,6 +152,8 @@ enum AnyLine {
     Process(Line<'static, ProcessIdentity>),
     Recording(Line<'static, Recording>),
     Loss(Line<'static, Loss<'static>>),
+    Stats(Line<'static, Stats>),
+    Shed(Line<'static, Shed>),
     Stop(Line<'static, Stop>),
     Input(Input<'static>),
 }

@@ -123,6 +123,27 @@ pub enum Where {
     Table,
 }
 
+impl Where {
+    pub const ALL: [Self; 5] = [
+        Self::Ring,
+        Self::Program,
+        Self::Decode,
+        Self::Output,
+        Self::Table,
+    ];
+
+    /// As the lines name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Program => "program",
+            Self::Decode => "decode",
+            Self::Output => "output",
+            Self::Table => "table",
+        }
+    }
+}
+
 /// The last line.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Stop {

@@ -18,6 +18,11 @@ fn thousandths(count: u64) -> f64 {
     count as f64 / 1000.0
 }
 
+/// Rates and percentages are not known better.
+pub fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
 pub(super) fn rfc3339<S: Serializer>(ts: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{ts:.9}"))
 }

@@ -264,7 +264,7 @@ impl<'a> Digester<'a> {
             b"ledger" => self.ledger(number, unusable(line)?),
             b"loss" => self.loss(number, unusable(line)?),
             b"stop" => self.stop(number, unusable(line)?),
-            b"socket" => self.other(number, unusable(line)?),
+            b"socket" | b"stats" => self.other(number, unusable(line)?),
             unknown => {
                 let name = String::from_utf8_lossy(unknown).chars().take(40).collect();
                 self.other(number, unusable(line)?)?;

@@ -14,10 +14,10 @@ pub(super) const fn rank(kind: Kind) -> usize {
         Kind::Input | Kind::State => 0,
         Kind::Socket | Kind::Connection => 1,
         Kind::Usage => 2,
-        Kind::Ledger | Kind::Netns => 3,
+        Kind::Ledger | Kind::Netns | Kind::Stats => 3,
         Kind::BindFailed | Kind::ConnectFailed | Kind::Pressure => 4,
         Kind::Process => 5,
-        Kind::Start | Kind::Recording | Kind::Loss | Kind::Stop => 6,
+        Kind::Start | Kind::Recording | Kind::Loss | Kind::Shed | Kind::Stop => 6,
     }
 }
 

@@ -32,6 +32,7 @@ pub struct Output {
     recorder: Option<Writer>,
     notices: Notices,
     grace: Duration,
+    buffer: usize,
     /// Lines that introduce processes were dropped.
     forgot: bool,
 }
@@ -69,6 +70,7 @@ impl Output {
             recorder: recorder.transpose()?,
             notices,
             grace: settings.grace,
+            buffer: settings.buffer,
             forgot: false,
         })
     }
@@ -96,6 +98,11 @@ impl Output {
             true => Err(io::ErrorKind::BrokenPipe.into()),
             false => Ok(()),
         }
+    }
+
+    /// Memory of the lines that wait, and how much it may be, bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.writers.iter().map(Writer::size).sum(), self.buffer)
     }
 
     /// Whether lines that introduce processes were dropped since the last call.

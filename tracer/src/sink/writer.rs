@@ -106,6 +106,11 @@ impl Writer {
         }
     }
 
+    /// Memory of the lines that wait, bytes.
+    pub(super) fn size(&self) -> usize {
+        self.shared.lock().backlog.size()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.shared.lock().closed
     }

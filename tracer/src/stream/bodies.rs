@@ -22,7 +22,7 @@ impl Lines {
     }
 
     fn transition(&mut self, transition: &Transition) {
-        if !self.wants_state(transition) {
+        if !self.wants_state(transition) || self.shed.leaves_out_state() {
             return;
         }
         let socket = &transition.socket;
@@ -42,7 +42,8 @@ impl Lines {
     fn connection(&mut self, connection: &Connection) {
         if !self.wants(record::Kind::Connection, || {
             Subject::of_connection(connection)
-        }) {
+        }) || self.shed.leaves_out_connection()
+        {
             return;
         }
         let socket = &connection.socket;
@@ -179,6 +180,14 @@ impl Lines {
 
     pub fn pressure(&mut self, pressure: &record::Pressure, now: u64) {
         self.write(self.clock.monotonic(now), pressure);
+    }
+
+    pub fn stats(&mut self, stats: &record::Stats, now: u64) {
+        self.write(self.clock.monotonic(now), stats);
+    }
+
+    pub fn tell_shed(&mut self, shed: &record::Shed, now: u64) {
+        self.write(self.clock.monotonic(now), shed);
     }
 
     pub fn ledger(&mut self, ledger: &record::Ledger, now: u64) {

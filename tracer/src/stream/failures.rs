@@ -24,6 +24,9 @@ impl Stream {
         let Some(attempt) = Attempt::of(event) else {
             return;
         };
+        if let Some(tallies) = &mut self.tallies {
+            tallies.count(event);
+        }
         let kind = match is_connect(&event.kind) {
             true => record::Kind::ConnectFailed,
             false => record::Kind::BindFailed,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, io, marker::PhantomData, sync::Arc
 
 use jiff::Timestamp;
 
-use super::Batch;
+use super::{Batch, Counts, Shed};
 use crate::{
     clock::{Clock, Monotonic, Time},
     event::Task,
@@ -32,6 +32,7 @@ pub struct Lines {
     pub(super) omits_connections: bool,
     pub(super) failures: u64,
     pub(super) bind_failures: u64,
+    pub(super) shed: Shed,
     pub(super) filter: Filter,
     pub(super) host: String,
     pub(super) labels: Option<BTreeMap<String, String>>,
@@ -43,6 +44,8 @@ pub struct Lines {
     details: u64,
     events: u64,
     lost: u64,
+    /// Lines that outputs did not take.
+    dropped: u64,
 }
 
 /// A process that has been introduced, and one of its threads.
@@ -61,6 +64,7 @@ impl Lines {
             failures: 0,
             bind_failures: 0,
             filter: Filter::default(),
+            shed: Shed::default(),
             host,
             labels: None,
             batch: Batch::default(),
@@ -69,6 +73,7 @@ impl Lines {
             details: 0,
             events: 0,
             lost: 0,
+            dropped: 0,
         }
     }
 
@@ -145,6 +150,17 @@ impl Lines {
         self.lost > 0
     }
 
+    /// All but those of the resyncs.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            events: self.events,
+            lines: self.count,
+            lost: self.lost,
+            dropped: self.dropped,
+            ..Counts::default()
+        }
+    }
+
     /// For the total in the `stop` line.
     pub fn count_event(&mut self) {
         self.events += 1;
@@ -192,6 +208,7 @@ impl Lines {
             .values()
             .fold(0, |sum: u64, count| sum.saturating_add(*count));
         self.lost = self.lost.saturating_add(count);
+        self.dropped = self.dropped.saturating_add(count);
         let body = Loss {
             events: count,
             r#where: Where::Output,

@@ -21,6 +21,7 @@ use crate::{
     host::process::Processes,
     input::{Beginning, FORMAT, Input},
     ledger::{Effect, Ledger, Resynced},
+    metrics::Tallies,
     pool::{Rules, Settings},
     record::{self, Seeded, Table, Where, milliseconds},
 };
@@ -31,12 +32,16 @@ mod case;
 mod failures;
 mod inputs;
 mod lines;
+mod measures;
 mod pressure;
+mod shed;
 
 pub use batch::{Batch, Line};
 use inputs::Recorder;
 pub(crate) use inputs::by_kind;
 pub use lines::{Lines, Write};
+pub use measures::Counts;
+pub use shed::Shed;
 
 /// One run: what is known of the kernel's sockets, and the lines about it that nobody has taken yet.
 ///
@@ -65,6 +70,8 @@ pub struct Stream {
     /// Something was lost since the latest comparison began.
     has_lost_since: bool,
     recorder: Option<Box<Recorder>>,
+    /// For metrics.
+    tallies: Option<Box<Tallies>>,
 }
 
 /// What a diagnosis is to be like.
@@ -118,6 +125,7 @@ impl Stream {
             is_incomplete: true,
             has_lost_since: false,
             recorder: None,
+            tallies: None,
         }
     }
 
@@ -394,11 +402,17 @@ impl Stream {
     /// kernel's sockets since.
     pub fn loss(&mut self, count: u64, place: Where, resynced: bool) {
         self.lines.loss(count, place, resynced);
+        if let Some(tallies) = &mut self.tallies {
+            tallies.losses.add(count, place);
+        }
         self.record(&Input::Loss(count, place, resynced));
     }
 
     /// Says which lines did not reach an output, which is named where there are several.
     pub fn dropped(&mut self, dropped: BTreeMap<&'static str, u64>, output: Option<&str>) {
+        if let Some(tallies) = &mut self.tallies {
+            tallies.drop_lines(&dropped);
+        }
         if self.recorder.is_some() {
             let names = dropped.iter().map(|(name, count)| ((*name).into(), *count));
             let input = Input::Dropped(names.collect(), output.map(Cow::Borrowed));

@@ -17,7 +17,7 @@ use crate::{
     input::Input,
     ledger::{Explained, Query, Way},
     pool::Settings,
-    record::{self, Level, Outlook},
+    record::{self, Level, Outlook, tenths},
 };
 
 /// Settings may be so old for a look at a destination.
@@ -183,9 +183,4 @@ fn outlook_of(forecast: &Forecast) -> Outlook {
         Forecast::Never { .. } => Outlook::Never,
         Forecast::Unknown => Outlook::Unknown,
     }
-}
-
-/// Rates and percentages are not known better.
-fn tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }

@@ -9,9 +9,9 @@ use tracer::{
     ledger::{Connection, Destination, Effect, EndReason, Socket, Totals, Transition, Usage},
     pool::Settings,
     record::{
-        self, Budget, Cause, Coverage, Holder, KnownSocket, Level, Netns, Outlook, Pressure,
-        Process, Recording, RecordingEvent, Refused, Seeded, Shortage, Start, Table, Told,
-        WholeProcess,
+        self, Bpf, Budget, Cause, Coverage, Holder, KnownSocket, LeftOut, Level, Netns, Outlook,
+        Pressure, Process, Program, Recording, RecordingEvent, Refused, Seeded, Shed, Shedding,
+        Shortage, Start, Stats, Table, Told, Waiting, WholeProcess,
     },
 };
 
@@ -544,4 +544,72 @@ pub(crate) fn recordings() -> [Recording; 2] {
             error: Some("No space left on device (os error 28)".into()),
         },
     ]
+}
+
+/// Of a host where everything can be measured, and of one where little can.
+pub(crate) fn stats() -> Vec<Stats> {
+    let known = Stats {
+        interval_s: 60.002,
+        events: 61_234,
+        events_per_s: 1020.5,
+        lines: 45_120,
+        lines_per_s: 752.0,
+        lost: 12,
+        cpu_percent: 1.4,
+        rss_bytes: Some(14_680_064),
+        ring: Some(Table {
+            used: 40_960,
+            size: 8_388_608,
+        }),
+        table: Table {
+            used: 1200,
+            size: 262_144,
+        },
+        output: Waiting {
+            used: 4096,
+            size: 67_108_864,
+            dropped: 3,
+        },
+        bpf: Some(Bpf {
+            sampled_s: 1.001,
+            cpu_percent: 0.1,
+            programs: vec![Program {
+                name: "inet_sock_set_state".into(),
+                runs: 1034,
+                ns_per_run: 812.4,
+            }],
+        }),
+    };
+    let unknown = Stats {
+        rss_bytes: None,
+        ring: None,
+        bpf: None,
+        ..known.clone()
+    };
+    vec![known, unknown]
+}
+
+pub(crate) fn sheds() -> Vec<Shed> {
+    let more = Shed {
+        level: Shedding::Connection,
+        before: Shedding::State,
+        cpu_percent: Some(61.5),
+        max_cpu_percent: 50.0,
+        left_out: LeftOut {
+            state: 40_123,
+            connection: 0,
+            usage_rounds: 0,
+        },
+    };
+    let still = Shed {
+        before: Shedding::Connection,
+        cpu_percent: None,
+        left_out: LeftOut {
+            state: 7,
+            connection: 5,
+            usage_rounds: 0,
+        },
+        ..more.clone()
+    };
+    vec![more, still]
 }
