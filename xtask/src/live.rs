@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo,
     process::{as_root, say, target_directory},
+    prometheus,
     report::Report,
 };
 
@@ -99,8 +100,10 @@ pub(crate) fn run_natively(programs: &Programs) -> Result<Report> {
     let file = directory.join("report.jsonl");
     fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
     say("running the live tests on this machine's kernel");
+    let prometheus = prometheus::directory();
     let variables = [
         ("TRACER_BIN", programs.tracer.as_os_str()),
+        ("TRACER_PROMETHEUS", prometheus.as_os_str()),
         ("TRACER_LIVE_REPORT", file.as_os_str()),
     ];
     let status = as_root(&programs.live_test, &variables)?

@@ -6,6 +6,7 @@ mod ebpf;
 mod live;
 mod prerequisites;
 mod process;
+mod prometheus;
 mod report;
 mod run;
 mod test;

@@ -151,7 +151,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         .args(packages))
 }
 
-fn apt_get() -> Result<Command> {
+pub(crate) fn apt_get() -> Result<Command> {
     as_root(
         "apt-get",
         &[("DEBIAN_FRONTEND", OsStr::new("noninteractive"))],

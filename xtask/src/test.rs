@@ -9,6 +9,7 @@ use crate::{
     live::{self, Programs},
     prerequisites,
     process::say,
+    prometheus,
     report::{self, Report},
     vm::Machine,
 };
@@ -29,6 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     if !options.skip_install {
         prerequisites::install(options.vms())?;
+        prometheus::provide()?;
     }
     let mut reports = Vec::new();
     if let Err(error) = cargo::pure_tests() {

@@ -55,6 +55,8 @@ pub(crate) enum Record {
     Process(ProcessSeen),
     Recording {},
     Loss(Loss),
+    Stats(Stats),
+    Shed(Shed),
     Stop(Stop),
 }
 
@@ -316,6 +318,44 @@ pub(crate) struct Loss {
     pub resynced: bool,
 }
 
+/// What the tracer costs.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Stats {
+    pub interval_s: f64,
+    pub events: u64,
+    pub events_per_s: f64,
+    pub rss_bytes: Option<u64>,
+    pub ring: Option<Table>,
+    pub table: Table,
+    pub bpf: Option<Bpf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Bpf {
+    pub programs: Vec<Program>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Program {
+    pub name: String,
+    pub runs: u64,
+    pub ns_per_run: f64,
+}
+
+/// What it leaves out.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Shed {
+    pub level: String,
+    pub before: String,
+    pub cpu_percent: Option<f64>,
+    pub left_out: LeftOut,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct LeftOut {
+    pub state: u64,
+}
+
 /// A socket that the tracer knows at this moment.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct SocketSeen {
@@ -497,6 +537,19 @@ pub(crate) enum Keep {
     Rare,
     /// All, and beside them every line as it came, `input` lines too.
     Recorded,
+    /// As `Rare`, and not the ends of connections either.
+    Few,
+}
+
+impl Keep {
+    fn only_counts(self, raw: &str) -> bool {
+        let state = raw.contains(r#""type":"state""#);
+        match self {
+            Self::All | Self::Recorded => false,
+            Self::Rare => state,
+            Self::Few => state || raw.contains(r#""type":"connection""#),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -576,7 +629,7 @@ impl Lines {
                     continue;
                 }
             }
-            if keep == Keep::Rare && raw.contains(r#""type":"state""#) {
+            if keep.only_counts(&raw) {
                 self.lock().counts.lines += 1;
             } else {
                 self.add(raw);

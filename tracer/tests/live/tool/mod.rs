@@ -8,13 +8,16 @@ mod healing;
 mod instances;
 mod latency;
 mod limits;
+mod metrics;
 mod older;
 mod ports;
 mod pressure;
+mod prometheus;
 mod recorded;
 mod refusals;
 mod rotated;
 mod stalled;
+mod stats;
 mod yardstick;
 
 use anyhow::Result;
@@ -46,6 +49,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         stalled::ALL,
         collected::ALL,
         recorded::ALL,
+        metrics::ALL,
+        prometheus::ALL,
+        stats::ALL,
     ]
     .into_iter()
     .flatten()
