@@ -4,36 +4,34 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// A set of ports: one bit for each. Serialized as the kernel writes it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A set of ports: one bit for each. Serialized as the kernel writes it. An empty one takes no memory: hardly a network
+/// namespace has reserved ports, and a host may have thousands.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct PortSet(Box<[u64; 1024]>);
+pub struct PortSet(Option<Box<[u64; 1024]>>);
 
 impl PortSet {
     pub fn new() -> Self {
-        Self(Box::new([0; 1024]))
+        Self::default()
     }
 
     pub fn insert(&mut self, port: u16) {
-        self.0[usize::from(port) / 64] |= 1 << (port % 64);
+        let words = self.0.get_or_insert_with(|| Box::new([0; 1024]));
+        words[usize::from(port) / 64] |= 1 << (port % 64);
     }
 
     pub fn contains(&self, port: u16) -> bool {
-        self.0[usize::from(port) / 64] & 1 << (port % 64) != 0
+        let is_in = |words: &[u64; 1024]| words[usize::from(port) / 64] & 1 << (port % 64) != 0;
+        self.0.as_deref().is_some_and(is_in)
     }
 
     pub fn len(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        let count = |words: &[u64; 1024]| words.iter().map(|word| word.count_ones()).sum();
+        self.0.as_deref().map_or(0, count)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl Default for PortSet {
-    fn default() -> Self {
-        Self::new()
+        self.0.is_none()
     }
 }
 
