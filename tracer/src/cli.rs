@@ -187,6 +187,10 @@ pub struct Trace {
           value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub interval: u16,
 
+    /// Once everything is attached, go on as this user, without its groups; default: as the same.
+    #[arg(long, value_name = "NAME|UID", value_parser = crate::privileges::user)]
+    pub user: Option<crate::privileges::User>,
+
     #[command(flatten)]
     pub select: Select,
 

@@ -13,6 +13,7 @@ use crate::{
     diagnosis::pressure::Levels,
     kernel::plan::Rung,
     metrics::Address,
+    privileges::User,
     sink::{Keep, Rotation, Settings, Target},
 };
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub interval: Duration,
     pub levels: Levels,
     pub coalesces: bool,
+    /// Whom to become once everything is attached.
+    pub user: Option<User>,
     pub labels: BTreeMap<String, String>,
     pub output: Settings,
     pub upkeep: Upkeep,
@@ -93,6 +96,7 @@ impl TryFrom<Trace> for Config {
             replayable: trace.replayable,
             select: trace.select,
             upkeep: trace.upkeep.into(),
+            user: trace.user,
         })
     }
 }

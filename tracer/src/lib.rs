@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod options;
 pub mod pool;
+pub mod privileges;
 pub mod record;
 pub mod replay;
 pub mod report;

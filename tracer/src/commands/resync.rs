@@ -97,13 +97,18 @@ impl Resync {
         self.report(&summary.problems);
         let succeeded = !summary.complete.is_empty();
         if succeeded {
-            stream.end_resync(&summary.complete, &summary.alive, clock::now());
+            let mut alive = summary.alive.clone();
+            // What nobody could look for is not gone.
+            if summary.is_half_blind {
+                alive.extend(stream.namespaces());
+            }
+            stream.end_resync(&summary.complete, &alive, clock::now());
         } else {
             stream.give_up_resync();
         }
         let healed = take(&mut self.healing);
         for (count, place) in &healed {
-            stream.loss(*count, *place, succeeded);
+            stream.loss(*count, *place, succeeded && !summary.is_half_blind);
         }
         Ended {
             after_loss: !healed.is_empty(),

@@ -22,7 +22,7 @@ use crate::{
     filter::Filter,
     host::netns::{self, Watch},
     kernel::{
-        dump::{Part, Summary},
+        dump::{Dumper, Part, Summary},
         facts::Facts,
         load,
         load::Loaded,
@@ -32,6 +32,7 @@ use crate::{
     },
     metrics::{About, Covered, Listener},
     pool::Settings,
+    privileges,
     record::{Coverage, Netns, Refused, Start, Table, Where},
     ring::Ring,
     sink::{Output, Target},
@@ -55,14 +56,18 @@ pub fn run(config: Config) -> Result<Outcome> {
     if let Err(error) = tracefs::ensure() {
         log::debug!("tracefs can't be mounted: {error}");
     }
-    let output = Output::open(&config.output)?;
     let facts = Facts::read()?;
     let mut filter = Filter::new(&config.select)?;
     if config.output.recorder.is_some() {
         filter.record_all();
     }
-    let loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
+    let mut loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
     warn_of_gaps(&loaded);
+    privileges::warn_of_missing();
+    let dumper = Dumper::new(&mut loaded.ebpf).ok();
+    privileges::shed(config.user, || dumper.is_some_and(|dumper| dumper.works()))?;
+    // What its user may not write should show now, and not when files are rotated.
+    let output = Output::open(&config.output)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -19,6 +19,7 @@ use super::plan::{FILE_ITERATOR, TCP_ITERATOR};
 use crate::{
     event::Row,
     host::netns::{self, Namespace},
+    privileges,
 };
 
 /// Rows that are handed over at once.
@@ -51,6 +52,8 @@ pub struct Summary {
     pub complete: BTreeSet<u32>,
     /// Network namespaces that are there.
     pub alive: BTreeSet<u32>,
+    /// There may be others: they may be hidden from us, or closed.
+    pub is_half_blind: bool,
     /// What could not be read, in words.
     pub problems: Vec<String>,
 }
@@ -71,6 +74,14 @@ impl Dumper {
             tcp: program(ebpf, TCP_ITERATOR.name).ok_or(NotLoaded)?,
             files: program(ebpf, FILE_ITERATOR.name).ok_or(NotLoaded)?,
         })))
+    }
+
+    /// Whether the kernel lets this thread make dumps.
+    pub fn works(&self) -> bool {
+        let iterators = [&self.0.tcp, &self.0.files];
+        iterators
+            .into_iter()
+            .all(|program| open(program.as_fd()).is_ok())
     }
 
     /// Begins a dump in a thread of its own. It ends early when the receiver is dropped.
@@ -122,6 +133,7 @@ fn read_all(
     summary
         .alive
         .extend(namespaces.iter().map(|each| each.inode));
+    summary.is_half_blind = privileges::is_half_blind();
     summary.problems = reader.problems;
     Ok(())
 }
@@ -159,6 +171,10 @@ impl Reader<'_> {
                 Ok(told) => {
                     told?;
                     complete.insert(namespace.inode);
+                }
+                // What lacks for that is said once, when the run starts.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    log::debug!("{error}");
                 }
                 Err(error) => self.problems.push(error.to_string()),
             }

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use rustix::{
-    system::uname,
-    thread::{CapabilitySet, capabilities},
-};
+use rustix::system::uname;
 use thiserror::Error;
 
 use super::{
@@ -15,13 +12,16 @@ use super::{
     rules::{self, Version},
     tracefs,
 };
-use crate::pool::Rules;
+use crate::{pool::Rules, privileges};
 
 /// Why the tracer cannot run here; each sentence says what is missing and what to do.
 #[derive(Debug, Error)]
 pub enum Unfit {
-    #[error("tracer needs root, or the capabilities CAP_BPF and CAP_PERFMON: run it with sudo")]
-    Privilege,
+    #[error(
+        "{} is missing, and the kernel takes no tracing programs without: run tracer with sudo, or as a service with \
+         CAP_BPF and CAP_PERFMON", .0.join(" and ")
+    )]
+    Privilege(Vec<&'static str>),
     #[error(
         "kernel lockdown is in confidentiality mode and forbids eBPF programs to read kernel memory: \
          boot with lockdown=integrity or lockdown=none"
@@ -166,14 +166,9 @@ fn record_fields() -> Vec<Global> {
 }
 
 fn check_privilege() -> Result<(), Unfit> {
-    let has = capabilities(None).map(|sets| sets.effective);
-    let has = has.unwrap_or(CapabilitySet::empty());
-    // CAP_SYS_ADMIN includes both (since 5.8 they are apart).
-    let enough = CapabilitySet::BPF | CapabilitySet::PERFMON;
-    if has.contains(CapabilitySet::SYS_ADMIN) || has.contains(enough) {
-        Ok(())
-    } else {
-        Err(Unfit::Privilege)
+    match privileges::lacks(privileges::effective()) {
+        lacks if lacks.is_empty() => Ok(()),
+        lacks => Err(Unfit::Privilege(lacks)),
     }
 }
 

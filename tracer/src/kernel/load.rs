@@ -1,5 +1,7 @@
 //! Loads the object, tries the plan's candidates in order and keeps every refusal.
 
+use std::io;
+
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError},
@@ -33,10 +35,10 @@ pub struct Needs {
 pub enum Error {
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    #[error("the kernel refused to create tracer's maps: {}", chain(.0))]
-    Maps(#[source] Box<aya::EbpfError>),
+    #[error("the kernel refused to create tracer's maps: {}{}", chain(.0), advice(.0))]
+    Maps(Box<aya::EbpfError>),
     #[error("the kernel's BTF can't be used for loading: {}", chain(.0))]
-    Btf(#[source] aya::BtfError),
+    Btf(aya::BtfError),
     #[error(
         "the BPF object has ABI {0}, this program has {expected}: it was not built from one source",
         expected = tracer_ebpf::ABI_VERSION
@@ -408,6 +410,18 @@ fn reason(error: &ProgramError) -> String {
         };
     }
     chain(error)
+}
+
+/// What may be the reason, where the kernel says only that it is not permitted.
+fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if causes.any(|cause| cause.downcast_ref().is_some_and(is_denied)) {
+        "; before 5.11 maps count as locked memory: set LimitMEMLOCK=infinity (ulimit -l unlimited), or give \
+         CAP_SYS_RESOURCE"
+    } else {
+        ""
+    }
 }
 
 /// An error with its sources.

@@ -438,7 +438,8 @@ fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
             )),
         },
         Need::Tracepoint(..) if !facts.has_tracefs() => Err(
-            "tracefs is not mounted and can't be: mount -t tracefs tracefs /sys/kernel/tracing"
+            "tracefs is not mounted and can't be (mount -t tracefs tracefs /sys/kernel/tracing), or this user may not \
+             read it (CAP_DAC_READ_SEARCH)"
                 .into(),
         ),
         Need::Tracepoint(category, name) if !facts.has_tracepoint(category, name) => {

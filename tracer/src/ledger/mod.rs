@@ -244,6 +244,11 @@ impl Ledger {
         }
     }
 
+    /// Namespaces that there are sockets of.
+    pub fn namespaces(&self) -> BTreeSet<u32> {
+        self.sockets.iter().map(|(_, entry)| entry.netns).collect()
+    }
+
     /// The dump is over, and all events from before its end have been ingested. Sockets of namespaces in
     /// `complete` that neither came in it nor had an event since it began are gone, as are those of
     /// namespaces that are not in `alive`.

@@ -337,6 +337,11 @@ impl Stream {
         found
     }
 
+    /// Namespaces that there are sockets of.
+    pub fn namespaces(&self) -> BTreeSet<u32> {
+        self.ledger.namespaces()
+    }
+
     /// The dump failed; see [`Ledger::give_up_resync`].
     pub fn give_up_resync(&mut self) {
         self.ledger.give_up_resync();

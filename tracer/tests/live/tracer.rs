@@ -41,15 +41,23 @@ impl Tracer {
     }
 
     fn start_with(variables: &[(&str, &str)], args: &[&str], keep: Keep) -> Result<Started> {
-        let binary = binary();
-        let mut child = Command::new(&binary)
-            .args(args)
-            .envs(variables.iter().copied())
+        let mut command = Command::new(binary());
+        command.args(args).envs(variables.iter().copied());
+        let started = Self::start_as(command, keep)?;
+        if let Started::Running(tracer) = &started {
+            tracer.start_line()?;
+        }
+        Ok(started)
+    }
+
+    /// With whatever this kernel and these circumstances allow.
+    pub(crate) fn start_as(mut command: Command, keep: Keep) -> Result<Started> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut stderr_pipe = child.stderr.take().context("no stderr")?;
         let lines = Arc::new(Lines::default());
@@ -76,7 +84,6 @@ impl Tracer {
             .lines
             .wait(NO_NETNS, |lines| (!lines.is_empty()).then_some(()));
         if started.is_some() {
-            tracer.start_line()?;
             return Ok(Started::Running(tracer));
         }
         tracer.refusal()

@@ -19,8 +19,10 @@ use crate::{
 };
 
 mod ports;
+mod privileges;
 
 use ports::Ports;
+use privileges::Privileges;
 
 /// Small: nothing is traced.
 const SIZES: Sizes = Sizes {
@@ -40,6 +42,7 @@ struct Report<'a> {
     architecture: &'a str,
     /// As in `start`.
     coverage: Vec<Coverage>,
+    privileges: Privileges,
     /// The network namespaces of the host, first the one that tracer runs in.
     netns: &'a [Ports],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -89,6 +92,7 @@ fn report<'a>(
         kernel: &facts.release,
         architecture: &facts.architecture,
         coverage: trace::coverage(loaded),
+        privileges: Privileges::of_this_process(),
         netns: ports,
         problems,
     }
@@ -102,6 +106,7 @@ fn text(facts: &Facts, loaded: &Loaded, ports: &[Ports], problems: &[String]) ->
     for covered in &loaded.coverage {
         page.push_str(&describe(covered));
     }
+    page.push_str(&Privileges::of_this_process().text());
     for each in ports.iter().take(SHOWN) {
         write!(page, "\n{each}")?;
     }

@@ -53,10 +53,15 @@ pub fn in_each<T: Send>(
     namespaces: &[Namespace],
     mut body: impl FnMut(&Namespace) -> io::Result<T> + Send,
 ) -> io::Result<Vec<io::Result<T>>> {
+    let mut here = settings::inode_of_thread();
     let mut visit = |namespace: &Namespace| {
-        namespace
-            .enter()
-            .map_err(|error| failed(namespace, "entered", &error))?;
+        // Where one is already takes no privilege.
+        if here != namespace.inode {
+            namespace
+                .enter()
+                .map_err(|error| failed(namespace, "entered", &error))?;
+            here = namespace.inode;
+        }
         body(namespace).map_err(|error| failed(namespace, "read", &error))
     };
     thread::scope(|scope| {

@@ -22,7 +22,15 @@ pub fn current() -> (u32, Option<Settings>) {
 }
 
 fn known(read: io::Result<Settings>) -> Option<Settings> {
-    read.inspect_err(|error| log::warn!("{error}")).ok()
+    let told = |error: &io::Error| {
+        // What lacks for that is said once, when the run starts.
+        let level = match error.kind() {
+            io::ErrorKind::PermissionDenied => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{error}");
+    };
+    read.inspect_err(told).ok()
 }
 
 /// 0 if it can't be known.

@@ -12,6 +12,7 @@ mod metrics;
 mod older;
 mod ports;
 mod pressure;
+mod privileges;
 mod prometheus;
 mod recorded;
 mod refusals;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         failures::ALL,
         pressure::ALL,
         refusals::ALL,
+        privileges::ALL,
         ports::ALL,
         configuration::ALL,
         instances::ALL,

@@ -56,7 +56,9 @@ fn check_ports() -> Result<()> {
     in_json(&netns)?;
     // Run inside, it shows this namespace first.
     let text = netns.run(|| check(&[]))?;
-    let own = text.split("\n\n").nth(1).context("no namespace")?;
+    let mut parts = text.split("\n\n");
+    let own = parts.find(|part| part.starts_with("network namespace"));
+    let own = own.context("no namespace")?;
     for line in [
         format!("network namespace {}", netns.inode),
         "  range 40000..40015: 12 ports for each destination; at 60 s".into(),
