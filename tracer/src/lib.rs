@@ -21,6 +21,8 @@ pub mod input;
 pub mod kernel;
 pub mod ledger;
 pub mod metrics;
+#[cfg(target_os = "linux")]
+pub mod notify;
 pub mod options;
 pub mod pool;
 pub mod privileges;

@@ -31,6 +31,7 @@ use crate::{
         rules, tracefs,
     },
     metrics::{About, Covered, Listener},
+    notify,
     pool::Settings,
     privileges,
     record::{Coverage, Netns, Refused, Start, Table, Where},
@@ -240,8 +241,10 @@ enum Wake {
 impl Tracer {
     async fn run(&mut self, signals: Signals, every: Duration) -> io::Result<()> {
         self.flush()?;
+        notify::ready();
         self.resync.start(&mut self.stream);
         self.stream(signals, every).await?;
+        notify::stopping();
         self.finish()
     }
 
@@ -307,6 +310,7 @@ impl Tracer {
         self.resync.tick(&mut self.stream);
         self.tell_of_outputs(false);
         self.upkeep()?;
+        notify::alive();
         self.drain().map(drop)
     }
 
@@ -370,6 +374,7 @@ impl Tracer {
     fn tell_usage(&mut self) -> io::Result<()> {
         self.look_at_table()?;
         self.stream.usage(clock::now());
+        notify::status(&self.stream.brief());
         Ok(())
     }
 

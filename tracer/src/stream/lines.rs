@@ -146,6 +146,15 @@ impl Lines {
         written
     }
 
+    /// The run in a sentence.
+    pub fn brief(&self) -> String {
+        let failures = self.failures + self.bind_failures;
+        format!(
+            "{} events, {failures} failures, {} lost",
+            self.events, self.lost
+        )
+    }
+
     pub fn has_lost(&self) -> bool {
         self.lost > 0
     }

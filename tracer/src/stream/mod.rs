@@ -212,6 +212,11 @@ impl Stream {
         self.lines.clear();
     }
 
+    /// The run in a sentence.
+    pub fn brief(&self) -> String {
+        self.lines.brief()
+    }
+
     /// Whether anything has been lost in this run.
     pub fn has_lost(&self) -> bool {
         self.lines.has_lost()
