@@ -84,8 +84,8 @@ pub(crate) fn all_trials() -> Vec<String> {
         .to_vec()
 }
 
-/// As [`all_trials`], in a VM: there `auto` is `fexit` once more, and emulation is slow. What `auto` mixes
-/// where fentry is refused is tried natively, and the `tool` trials use it everywhere.
+/// As [`all_trials`], in a VM: there `auto` is `fexit` once more, and emulation is slow. What `auto`
+/// mixes where fentry is refused is tried natively, and the `tool` trials use it everywhere.
 pub(crate) fn vm_trials() -> Vec<String> {
     let mut trials = all_trials();
     trials.extend(["--skip", "auto::"].map(str::to_owned));
@@ -99,12 +99,14 @@ pub(crate) fn run_natively(programs: &Programs) -> Result<Report> {
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let file = directory.join("report.jsonl");
     fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    let tools = target_directory().join("tools");
     say("running the live tests on this machine's kernel");
     let prometheus = prometheus::directory();
     let variables = [
         ("TRACER_BIN", programs.tracer.as_os_str()),
         ("TRACER_PROMETHEUS", prometheus.as_os_str()),
         ("TRACER_LIVE_REPORT", file.as_os_str()),
+        ("TRACER_TOOLS", tools.as_os_str()),
     ];
     let status = as_root(&programs.live_test, &variables)?
         .args(all_trials())

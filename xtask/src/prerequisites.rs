@@ -1,6 +1,7 @@
 //! The programs the tests need beyond Rust, and their installation by the system's package manager.
 
 mod engines;
+mod kubernetes;
 
 use std::{ffi::OsStr, process::Command};
 
@@ -63,6 +64,13 @@ const PREREQUISITES: &[Prerequisite] = &[
         for_vm: false,
     },
     Prerequisite {
+        command: "systemd-analyze",
+        package: "systemd",
+        purpose: "checks the unit that is shipped; nothing has to run under it",
+        avoid: "--skip-install, which skips its tests",
+        for_vm: false,
+    },
+    Prerequisite {
         command: "python3",
         package: "python3-venv",
         purpose: "runs the engines that the queries under docs/engines are tried on",
@@ -78,6 +86,7 @@ pub(crate) const REAL_PROGRAMS: [&str; 3] = ["nginx", "ip", "ss"];
 pub(crate) fn install(with_vm: bool) -> Result<()> {
     install_programs(with_vm)?;
     engines::install();
+    kubernetes::install();
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod budget;
 mod collected;
 mod configuration;
+mod deployment;
 mod failures;
 mod healing;
 mod instances;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         metrics::ALL,
         prometheus::ALL,
         stats::ALL,
+        deployment::ALL,
     ]
     .into_iter()
     .flatten()
