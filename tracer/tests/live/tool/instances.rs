@@ -1,7 +1,9 @@
 //! Beside another one, ended in every way, and with nobody listening.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     process::{Command, Stdio},
     slice,
     sync::Arc,
@@ -10,14 +12,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Test, test};
 use crate::{
-    actor::Op,
+    actor::{Actor, Op},
     bpf,
     lines::{Keep, Line, PATIENCE, Record, State},
-    scenarios::stream::validate,
+    netns::Netns,
+    random::Random,
+    report::note,
+    scenarios::{stream::validate, truth::seed},
     scene::{Scene, V4, of_process, role},
     tracer::{Tracer, binary},
 };
@@ -29,6 +34,7 @@ pub(super) const ALL: &[Test] = &[
     test("sigint", || ends_on(Signal::INT)),
     test("stdout_closed", stdout_closed),
     test("killed_leaves_nothing", killed_leaves_nothing),
+    test("killed_at_any_moment", killed_at_any_moment),
 ];
 
 fn scene() -> Result<Scene> {
@@ -155,11 +161,17 @@ fn killed_leaves_nothing() -> Result<()> {
     );
     let finished = tracer.stop(Signal::KILL)?;
     ensure!(finished.status.code().is_none(), "{}", finished.status);
+    all_gone(&programs)?;
+    whole_lines(&finished.lines.all())
+}
+
+/// Soon; a link goes with its program.
+fn all_gone(programs: &BTreeSet<u32>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let left: Vec<_> = programs.intersection(&bpf::programs()).copied().collect();
         if left.is_empty() {
-            break;
+            return Ok(());
         }
         ensure!(
             Instant::now() < deadline,
@@ -167,7 +179,38 @@ fn killed_leaves_nothing() -> Result<()> {
         );
         thread::sleep(Duration::from_millis(20));
     }
-    whole_lines(&finished.lines.all())
+}
+
+/// While it loads, attaches, drops its privileges, or is full of events.
+fn killed_at_any_moment() -> Result<()> {
+    const TIMES: usize = 8;
+    let netns = Netns::new()?;
+    let mut random = Random::new(seed());
+    let mut held = 0;
+    for _ in 0..TIMES {
+        let mut client = Actor::spawn(&netns.path(), "client")?;
+        let to = SocketAddr::new(V4, 5999);
+        client.begin(&Op::Refused {
+            to,
+            times: u64::MAX,
+        })?;
+        let mut tracer = Command::new(binary())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        thread::sleep(Duration::from_millis(10 + random.next() % 2000));
+        let pid = Pid::from_child(&tracer);
+        // So that what it holds is what it dies with.
+        kill_process(pid, Signal::STOP)?;
+        let programs = bpf::held(tracer.id(), "prog_id")?;
+        held += programs.len();
+        tracer.kill()?;
+        tracer.wait()?;
+        all_gone(&programs)?;
+    }
+    ensure!(held > 0, "it was always too early");
+    note(format!("{held} programs gone with {TIMES} tracers"));
+    Ok(())
 }
 
 /// What was printed before the end is whole.
