@@ -11,6 +11,9 @@ use crate::{
     report::Report,
 };
 
+/// The trial that takes as long as one likes.
+pub(crate) const SOAK: &str = "tool::soak";
+
 /// Which live tests run, and how.
 #[derive(clap::Args)]
 pub(crate) struct Selection {
@@ -84,11 +87,11 @@ pub(crate) fn all_trials() -> Vec<String> {
         .to_vec()
 }
 
-/// As [`all_trials`], in a VM: there `auto` is `fexit` once more, and emulation is slow. What `auto`
+/// As [`all_trials`], in a VM: there `auto` is `fexit` once more, and emulation is slow, too slow for a soak. What `auto`
 /// mixes where fentry is refused is tried natively, and the `tool` trials use it everywhere.
 pub(crate) fn vm_trials() -> Vec<String> {
     let mut trials = all_trials();
-    trials.extend(["--skip", "auto::"].map(str::to_owned));
+    trials.extend(["--skip", "auto::", "--skip", SOAK].map(str::to_owned));
     trials
 }
 

@@ -9,6 +9,7 @@ mod process;
 mod prometheus;
 mod report;
 mod run;
+mod soak;
 mod test;
 mod unix;
 mod vm;
@@ -34,6 +35,8 @@ enum Command {
     ClippyEbpf,
     /// Check that tracer compiles for a Unix that is not Linux
     CheckUnix,
+    /// Run tracer for minutes or days amid namespaces that come and go: does it grow, does it lose anything?
+    Soak(soak::Options),
     /// Run the live tests in VMs with other kernels
     Vm(vm::Options),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::VerifyEbpf => ebpf::verify(),
         Command::ClippyEbpf => ebpf::clippy(),
         Command::CheckUnix => unix::check(),
+        Command::Soak(options) => soak::run(&options),
         Command::Vm(options) => vm::run(&options),
     };
     match result {

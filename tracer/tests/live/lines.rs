@@ -500,6 +500,11 @@ pub(crate) fn watch(netns: u64) {
     watched().insert(netns);
 }
 
+/// Its lines are only counted from now on.
+pub(crate) fn forget(netns: u64) {
+    watched().remove(&netns);
+}
+
 fn watched() -> MutexGuard<'static, HashSet<u64>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }

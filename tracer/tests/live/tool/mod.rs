@@ -18,6 +18,7 @@ mod prometheus;
 mod recorded;
 mod refusals;
 mod rotated;
+mod soak;
 mod stalled;
 mod stats;
 mod yardstick;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         prometheus::ALL,
         stats::ALL,
         deployment::ALL,
+        soak::ALL,
     ]
     .into_iter()
     .flatten()
