@@ -41,7 +41,7 @@ pub const NEEDS: [Need; 6] = [
         name: "CAP_BPF",
         set: CapabilitySet::BPF,
         when: When::Start,
-        purpose: "load programs and create maps; before 5.19 also to read maps and dump sockets later",
+        purpose: "load programs and create maps",
         without: "nothing works",
         is_vital: true,
     },

@@ -11,8 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Parser as _;
 use rustix::process::Signal;
-use tracer::privileges::NEEDS;
+use tracer::{cli::Cli, privileges::NEEDS};
 
 use super::{Test, test};
 use crate::{
@@ -71,8 +72,13 @@ fn in_words(output: &Output) -> String {
     said.concat()
 }
 
-/// systemd understands each line.
+/// systemd understands each line, and tracer its options.
 fn systemd_unit() -> Result<()> {
+    let start = UNIT
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="));
+    let words = start.context("no ExecStart")?.split_ascii_whitespace();
+    Cli::try_parse_from(words).context("the options of ExecStart")?;
     let path = binary();
     let path = path.to_str().context("a path that is not UTF-8")?;
     let unit = Shown::new(
