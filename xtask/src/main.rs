@@ -1,5 +1,6 @@
 //! Everything of this project that would otherwise be a shell script: one file per subcommand.
 
+mod bench;
 mod bench_report;
 mod cargo;
 mod ebpf;
@@ -39,6 +40,10 @@ enum Command {
     Soak(soak::Options),
     /// Run the live tests in VMs with other kernels
     Vm(vm::Options),
+    /// Measure what watching costs, beside the peers that are installed
+    Bench(bench::Options),
+    #[command(hide = true)]
+    BenchLoad(bench::load::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +57,8 @@ fn main() -> ExitCode {
         Command::CheckUnix => unix::check(),
         Command::Soak(options) => soak::run(&options),
         Command::Vm(options) => vm::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchLoad(options) => bench::load::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
