@@ -179,7 +179,8 @@ pub struct Trace {
     pub coalesce_failures: bool,
 
     /// Also write `input` lines, from which `tracer replay` of this version makes every other line again, to the byte.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, require_equals = true,
+          num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
     pub replayable: bool,
 
     /// Every so many seconds, show who has how many ports.
@@ -402,7 +403,7 @@ pub struct Upkeep {
 
     /// So many destinations, and so many failing processes with their destinations, have metrics of their own; the
     /// others share one, `other`.
-    #[arg(long, value_name = "K", default_value_t = 50, requires = "metrics",
+    #[arg(long, value_name = "K", default_value_t = 50,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub metrics_top: u16,
 

@@ -490,6 +490,63 @@ fn lines_of_other_types_and_fields_are_ignored_and_counted() {
     assert_eq!(made.report.input.skipped, 0);
 }
 
+/// What a flight recorder keeps: copies of earlier lines first, then lines that the output left out, numbered apart.
+#[test]
+fn lines_of_a_flight_recorder_are_no_hole() {
+    let (start, rest) = trace("time_wait")
+        .split_once('\n')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    let copy = start.replacen("\"type\"", "\"repeated\":true,\"type\"", 1);
+    let (states, others): (Vec<_>, Vec<_>) = rest
+        .lines()
+        .partition(|line| line.contains("\"type\":\"state\""));
+    let detail = |(number, line): (usize, &&str)| {
+        let (before, after) = line.split_once("\"seq\":").unwrap();
+        let (_, after) = after.split_once(',').unwrap();
+        format!("{before}\"seq\":{number},\"detail\":true,{after}")
+    };
+    let ordinary = |(number, line): (usize, &&str)| {
+        let (before, after) = line.split_once("\"seq\":").unwrap();
+        let (_, after) = after.split_once(',').unwrap();
+        format!("{before}\"seq\":{},{after}", number + 1)
+    };
+    let mut lines: Vec<String> = states.iter().enumerate().map(detail).collect();
+    lines.extend(others.iter().enumerate().map(ordinary));
+    lines.sort_by_key(|line| line.split_once("\"ts\":\"").unwrap().1[..30].to_owned());
+    let text = format!("{copy}\n{copy}\n{}\n", lines.join("\n"));
+    let made = make(&[file("recorder", text)], Narrow::default());
+    let ids: Vec<_> = made
+        .report
+        .holes
+        .iter()
+        .map(|hole| hole.id.as_str())
+        .collect();
+    assert!(
+        !ids.contains(&"gap") && !ids.contains(&"out_of_order"),
+        "{:?}",
+        made.report.holes
+    );
+    assert_eq!(made.report.runs.len(), 1);
+    assert_eq!(
+        made.report.failures.connect,
+        recorded("time_wait").failures.connect
+    );
+}
+
+#[test]
+fn what_a_guard_left_out_is_a_hole() {
+    let line = br#"{"v":1,"type":"shed","ts":"2026-11-26T01:26:13.000000000Z","host":"web-1","level":"state","before":"state","cpu_percent":60.0,"max_cpu_percent":50.0,"left_out":{"state":7,"connection":0,"usage_rounds":0}}"#;
+    let made = make(&[file("shed", with_line(line))], Narrow::default());
+    let hole = made
+        .report
+        .holes
+        .iter()
+        .find(|hole| hole.id == "shed")
+        .unwrap();
+    assert_eq!(hole.count, 7);
+}
+
 #[test]
 fn lines_of_several_hosts_may_be_mixed() {
     let one = trace("time_wait");

@@ -33,7 +33,15 @@ use place::Places;
 pub use value::{Cgroup, Name, Network, Ports, sampling};
 
 /// Lines of these kinds are always written, the last one where another line refers to it.
-const ALWAYS: [Kind; 4] = [Kind::Start, Kind::Loss, Kind::Stop, Kind::Process];
+const ALWAYS: [Kind; 7] = [
+    Kind::Start,
+    Kind::Loss,
+    Kind::Shed,
+    Kind::Stats,
+    Kind::Recording,
+    Kind::Stop,
+    Kind::Process,
+];
 
 /// So many network namespaces can be told apart in the kernel: `tracer_ebpf::MAX_NAMESPACES`.
 const NAMESPACES: usize = tracer_ebpf::MAX_NAMESPACES as usize;
@@ -226,9 +234,9 @@ fn fits<W, T: Copy>(wanted: &[W], said: Option<T>, fits: impl Fn(&W, T) -> bool)
     wanted.iter().any(|one| fits(one, said))
 }
 
-/// Whether lines of that kind are written whatever is chosen.
-pub fn is_always(kind: Kind) -> bool {
-    ALWAYS.contains(&kind)
+/// Whether lines of that kind tell of the run itself, and are written whatever is chosen.
+pub fn is_of_run(kind: Kind) -> bool {
+    kind != Kind::Process && ALWAYS.contains(&kind)
 }
 
 fn bit(kind: Kind) -> u32 {

@@ -32,6 +32,14 @@ const VALUES: &[(&str, &str)] = &[
     ("rotate-keep", "3"),
     ("compress", "\"zstd\""),
     ("fsync", "\"always\""),
+    ("flight-recorder", "\"/var/lib/tracer\""),
+    ("keep", "\"5m\""),
+    ("replayable", "true"),
+    ("user", "\"nobody\""),
+    ("metrics", "9464"),
+    ("metrics-top", "20"),
+    ("stats", "60"),
+    ("max-cpu", "50"),
 ];
 
 /// A file that is removed with it.
@@ -234,8 +242,12 @@ fn a_contradiction_has_the_line_of_the_file_that_is_part_of_it() {
 
 #[test]
 fn the_whole_file_is_checked() {
-    let good = Written::new("good", &all());
-    assert_eq!(check(&good.0), Ok(VALUES.len()));
+    let without = all().replace("replayable = true\n", "");
+    let good = Written::new("good", &without);
+    assert_eq!(check(&good.0), Ok(VALUES.len() - 1));
+    let whole = Written::new("whole", &all());
+    let said = check(&whole.0).unwrap_err();
+    assert!(said[0].contains("replayable is for runs"), "{said:?}");
     let bad = Written::new("bad", "warn = 95\n");
     let said = check(&bad.0).unwrap_err();
     assert!(

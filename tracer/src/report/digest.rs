@@ -96,6 +96,9 @@ pub enum What {
         place: Box<str>,
         resynced: bool,
     },
+    Shed {
+        lines: u64,
+    },
     Stop {
         lines: u64,
         failures: u64,
@@ -181,6 +184,8 @@ pub struct Start {
     pub tracer: Box<str>,
     pub kernel: Box<str>,
     pub netns: Vec<Settings>,
+    /// A copy of the line of a run that goes on.
+    pub repeated: bool,
 }
 
 /// Why a line can't be used.
@@ -264,7 +269,10 @@ impl<'a> Digester<'a> {
             b"ledger" => self.ledger(number, unusable(line)?),
             b"loss" => self.loss(number, unusable(line)?),
             b"stop" => self.stop(number, unusable(line)?),
-            b"socket" | b"stats" => self.other(number, unusable(line)?),
+            b"shed" => self.shed(number, unusable(line)?),
+            b"socket" | b"stats" | b"recording" => self.other(number, unusable(line)?),
+            // What the other lines were made of: for replays.
+            b"input" => Ok(()),
             unknown => {
                 let name = String::from_utf8_lossy(unknown).chars().take(40).collect();
                 self.other(number, unusable(line)?)?;
@@ -290,7 +298,13 @@ impl<'a> Digester<'a> {
         let host = self.host(line.host);
         if matches!(line.role, Some(Role::Server | Role::Listener)) {
             // It takes no port of its own, or is bound, which the usage tells.
-            return self.push(number, &line.ts, line.seq, host, What::Other);
+            return self.push(
+                number,
+                &line.ts,
+                numbered(line.seq, line.detail || line.repeated),
+                host,
+                What::Other,
+            );
         }
         let has_port = line.local.port.is_some();
         let what = What::State {
@@ -301,13 +315,25 @@ impl<'a> Digester<'a> {
             has_port,
             cookie: line.cookie.and_then(|text| text.parse().ok()).unwrap_or(0),
         };
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn connection(&mut self, number: u64, line: line::ConnectionLine<'a>) -> Read {
         let host = self.host(line.host);
         if line.role == Some(Role::Server) {
-            return self.push(number, &line.ts, line.seq, host, What::Other);
+            return self.push(
+                number,
+                &line.ts,
+                numbered(line.seq, line.detail || line.repeated),
+                host,
+                What::Other,
+            );
         }
         let what = What::Connection {
             place: self.place(host, line.netns, Some((line.local.ip, line.peer)))?,
@@ -317,7 +343,13 @@ impl<'a> Digester<'a> {
             established: line.established,
             waited: line.time_wait_s.is_some(),
         };
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn failed(&mut self, number: u64, line: line::FailedLine<'a>, bind: bool) -> Read {
@@ -338,7 +370,13 @@ impl<'a> Digester<'a> {
                 advice: advice(line.advice),
             },
         }));
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn pressure(&mut self, number: u64, line: line::PressureLine<'a>) -> Read {
@@ -355,7 +393,13 @@ impl<'a> Digester<'a> {
                 advice: advice(line.advice),
             },
         }));
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn usage(&mut self, number: u64, line: line::UsageLine<'a>) -> Read {
@@ -379,7 +423,13 @@ impl<'a> Digester<'a> {
             failed: line.failed,
             top,
         }));
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn process_line(&mut self, number: u64, line: line::ProcessLine<'a>) -> Read {
@@ -394,7 +444,13 @@ impl<'a> Digester<'a> {
             exe: line.exe.map(own),
             started: line.start.and_then(|text| super::time::parse(&text)),
         }));
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn start(&mut self, number: u64, line: line::StartLine<'a>) -> Read {
@@ -403,19 +459,38 @@ impl<'a> Digester<'a> {
             tracer: own(line.tracer),
             kernel: own(line.kernel),
             netns: line.netns,
+            repeated: line.repeated,
         }));
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn settings(&mut self, number: u64, line: line::NetnsLine<'a>) -> Read {
         let host = self.host(line.host);
-        self.push(number, &line.ts, line.seq, host, What::Settings(line.now))
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            What::Settings(line.now),
+        )
     }
 
     fn ledger(&mut self, number: u64, line: line::LedgerLine<'a>) -> Read {
         let host = self.host(line.host);
         let overflow = line.overflow;
-        self.push(number, &line.ts, line.seq, host, What::Ledger { overflow })
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            What::Ledger { overflow },
+        )
     }
 
     fn loss(&mut self, number: u64, line: line::LossLine<'a>) -> Read {
@@ -425,7 +500,21 @@ impl<'a> Digester<'a> {
             place: own(line.place),
             resynced: line.resynced,
         };
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
+    }
+
+    fn shed(&mut self, number: u64, line: line::ShedLine<'a>) -> Read {
+        let host = self.host(line.host);
+        let lines = line.left_out.state.saturating_add(line.left_out.connection);
+        let what = What::Shed { lines };
+        let seq = numbered(line.seq, line.detail || line.repeated);
+        self.push(number, &line.ts, seq, host, what)
     }
 
     fn stop(&mut self, number: u64, line: line::StopLine<'a>) -> Read {
@@ -435,12 +524,24 @@ impl<'a> Digester<'a> {
             failures: line.failures,
             bind_failures: line.bind_failures,
         };
-        self.push(number, &line.ts, line.seq, host, what)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            what,
+        )
     }
 
     fn other(&mut self, number: u64, line: line::Any<'a>) -> Read {
         let host = self.host(line.host);
-        self.push(number, &line.ts, line.seq, host, What::Other)
+        self.push(
+            number,
+            &line.ts,
+            numbered(line.seq, line.detail || line.repeated),
+            host,
+            What::Other,
+        )
     }
 
     fn holders(&mut self, host: u32, holders: Vec<line::Holder<'a>>) -> Vec<Holder> {
@@ -516,6 +617,11 @@ fn brief(text: &str) -> String {
 }
 
 /// The type, where the line begins as tracer begins it.
+/// The line's number among those of its run; `None`: it is not one of them.
+fn numbered(seq: Option<u64>, is_apart: bool) -> Option<u64> {
+    seq.filter(|_| !is_apart)
+}
+
 fn kind(line: &[u8]) -> Option<&[u8]> {
     let rest = line.strip_prefix(br#"{"v":1,"type":""#)?;
     let end = memchr::memchr(b'"', rest.get(..rest.len().min(32))?)?;

@@ -45,6 +45,12 @@ macro_rules! line {
             pub ts: Text<$a>,
             #[serde(default)]
             pub seq: Option<u64>,
+            /// Only the flight recorder has it, and counts such lines by themselves.
+            #[serde(default)]
+            pub detail: bool,
+            /// The flight recorder's copy of a line that came before.
+            #[serde(default)]
+            pub repeated: bool,
             #[serde(borrow, default)]
             pub host: Text<$a>,
             $($(#[$attribute])* pub $field: $type,)*
@@ -210,6 +216,19 @@ line! {
         #[serde(default)]
         resynced: bool,
     }
+}
+
+line! {
+    ShedLine<'a> {
+        left_out: LeftOut,
+    }
+}
+
+/// Lines that were left out, as [`crate::record::LeftOut`].
+#[derive(Debug, Deserialize)]
+pub struct LeftOut {
+    pub state: u64,
+    pub connection: u64,
 }
 
 line! {

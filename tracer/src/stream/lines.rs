@@ -280,7 +280,7 @@ impl Lines {
 
     /// Returns the line's number.
     pub(super) fn write<B: Body>(&mut self, ts: Timestamp, body: &B) -> u64 {
-        let detail = self.detail && !filter::is_always(B::KIND);
+        let detail = self.detail && !filter::is_of_run(B::KIND);
         let seq = match detail {
             true => self.details,
             false => self.count,

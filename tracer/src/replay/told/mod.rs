@@ -177,7 +177,7 @@ impl Told {
             }
             "stop" => return Ok(self.stop(now, write)),
             // Made anew, from the ledger; or left out.
-            "pressure" | "connection" => {}
+            "pressure" | "connection" | "stats" | "shed" | "recording" => {}
             other => return Err(format!("lines of type `{other}` are not known")),
         }
         Ok(Ok(()))

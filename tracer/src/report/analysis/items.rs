@@ -64,6 +64,7 @@ impl Analysis {
                 place,
                 resynced,
             } => self.loss(here, scene, line, events, &place, resynced),
+            What::Shed { lines } => self.shed(here, scene, line, lines),
             What::Stop {
                 lines,
                 failures,
@@ -359,7 +360,7 @@ impl Analysis {
         run.tracer = Some(start.tracer.into());
         run.kernel = Some(start.kernel.into());
         let host = self.names.hosts[scene.host].name.clone();
-        if scene.bin.is_some() {
+        if scene.bin.is_some() && !start.repeated {
             self.events
                 .add("start", scene.ts, &host, || "tracer starts".into());
         }
@@ -437,8 +438,29 @@ impl Analysis {
         } else {
             "nothing made up for it: levels and owners may be wrong until the next usage line"
         };
-        self.holes.add("loss", at, events, || {
-            format!("tracer lost {events} events ({place}); {healed}")
+        self.holes.add("loss", at, events, || match place.as_str() {
+            "output" => {
+                format!("tracer lost {events} lines, because the output did not take them in time")
+            }
+            _ => format!("tracer lost {events} events ({place}); {healed}"),
+        });
+    }
+
+    /// Above `--max-cpu` detail is left out: then levels follow usage lines.
+    fn shed(&mut self, here: &Block, scene: Scene, line: u64, lines: u64) {
+        if lines == 0 {
+            return;
+        }
+        let at = At {
+            host: Some(self.names.hosts[scene.host].name.clone()),
+            ts: Some(scene.ts),
+            ..self.at(here.file, Some(here.before + line + 1))
+        };
+        self.holes.add("shed", at, lines, || {
+            format!(
+                "tracer left out {lines} state and connection lines, because it took more CPU than --max-cpu allows: \
+                 between usage lines levels do not show"
+            )
         });
     }
 

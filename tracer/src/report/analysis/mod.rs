@@ -276,7 +276,7 @@ impl Analysis {
 
     fn scene(&mut self, here: &Block, host: HostId, item: &Item) -> Scene {
         let ts = item.ts;
-        let starts = matches!(item.what, What::Start(_));
+        let starts = matches!(&item.what, What::Start(start) if !start.repeated);
         let name = &self.names.hosts[host].name;
         let at = || At {
             file: Some(self.input.files[here.file].name.clone()),
