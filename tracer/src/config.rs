@@ -43,6 +43,15 @@ pub struct Config {
     pub replayable: bool,
 }
 
+/// What the kernel side has to tell; the default is everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Sockets of these network namespaces only, at most [`tracer_ebpf::MAX_NAMESPACES`]; `None`: of all.
+    pub netns: Option<Vec<u32>>,
+    /// Not who closed a socket, if that is not its owner.
+    pub no_closers: bool,
+}
+
 /// What the user may set about the maps.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {

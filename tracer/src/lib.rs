@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+#[cfg(target_os = "linux")]
 pub mod cost;
 pub mod decode;
 pub mod diagnosis;

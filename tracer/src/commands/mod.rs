@@ -12,6 +12,7 @@ mod resync;
 pub mod schema;
 #[cfg(target_os = "linux")]
 pub mod trace;
+#[cfg(target_os = "linux")]
 mod upkeep;
 
 use anyhow::Result;

@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hash},
-    io,
     net::IpAddr,
     num::NonZeroU32,
 };
@@ -16,9 +15,8 @@ use foldhash::quality::FixedState;
 
 use crate::{
     cli::Select,
+    config::Needs,
     event::{Event, Role, State, Task},
-    host::netns,
-    kernel::load::Needs,
     ledger::{Connection, Socket, Transition, Way},
     record::Kind,
 };
@@ -100,9 +98,14 @@ impl Default for Filter {
 
 impl Filter {
     /// An error is a sentence: there is no such network namespace.
-    pub fn new(select: &Select) -> io::Result<Self> {
-        let inode = |name: &String| netns::named(name).map(|found| found.inode);
-        let netns = select.netns.iter().map(inode).collect::<io::Result<_>>()?;
+    #[cfg(target_os = "linux")]
+    pub fn new(select: &Select) -> std::io::Result<Self> {
+        let inode = |name: &String| crate::host::netns::named(name).map(|found| found.inode);
+        let netns = select
+            .netns
+            .iter()
+            .map(inode)
+            .collect::<std::io::Result<_>>()?;
         Ok(Self::with(select, netns))
     }
 

@@ -1,6 +1,15 @@
 //! What the host tells outside eBPF.
 
+#[cfg(target_os = "linux")]
 pub mod cgroup;
+#[cfg(not(target_os = "linux"))]
+pub mod cgroup {
+    //! There are none here.
+
+    pub fn path(_: u64) -> Option<String> {
+        None
+    }
+}
 pub mod container;
 #[cfg(target_os = "linux")]
 pub mod netns;

@@ -12,7 +12,7 @@ use aya::{
 };
 use thiserror::Error;
 
-pub use crate::config::Sizes;
+pub use crate::config::{Needs, Sizes};
 
 use super::{
     facts::{Facts, Unfit},
@@ -21,15 +21,6 @@ use super::{
 
 /// The committed object, built from `tracer-ebpf` (see `cargo xtask build-ebpf`).
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/tracer.o");
-
-/// What the kernel side has to tell; the default is everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Sockets of these network namespaces only, at most [`tracer_ebpf::MAX_NAMESPACES`]; `None`: of all.
-    pub netns: Option<Vec<u32>>,
-    /// Not who closed a socket, if that is not its owner.
-    pub no_closers: bool,
-}
 
 #[derive(Debug, Error)]
 pub enum Error {

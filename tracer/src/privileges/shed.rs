@@ -12,7 +12,10 @@ use rustix::{
     },
 };
 
-use super::{User, failed, of_a_run};
+use super::{
+    User,
+    needs::{failed, of_a_run},
+};
 
 /// Keeps of the capabilities only what a run needs, whether it was had by root, by a file or by systemd, and makes sure
 /// that nothing more is ever gained. `goes_on` says whether what a run does is possible: it is asked in a thread that has
