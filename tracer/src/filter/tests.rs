@@ -84,8 +84,26 @@ fn some_kinds_are_always_written() {
         .iter()
         .filter(|kind| some.wants(**kind, Subject::default));
     let wanted: Vec<&str> = wanted.map(|kind| kind.name()).collect();
-    let expected = ["start", "process", "pressure", "usage", "loss", "stop"];
+    let expected = [
+        "start",
+        "process",
+        "pressure",
+        "usage",
+        "recording",
+        "loss",
+        "stats",
+        "shed",
+        "stop",
+    ];
     assert_eq!(wanted, expected);
+}
+
+#[test]
+fn a_flight_recorder_needs_everything() {
+    let mut some = filter(&["--emit", "usage", "--netns", "7"]);
+    assert_ne!(some.needs(), Needs::default());
+    some.record_all();
+    assert_eq!(some.needs(), Needs::default());
 }
 
 #[test]
