@@ -42,7 +42,12 @@ impl Tracer {
 
     fn start_with(variables: &[(&str, &str)], args: &[&str], keep: Keep) -> Result<Started> {
         let mut command = Command::new(binary());
-        command.args(args).envs(variables.iter().copied());
+        // Emulated readers are slow, and no trial but those about that wants to miss what they have not read.
+        let patient = [("TRACER_DRAIN_TIMEOUT", "2m"), ("TRACER_BUFFER", "1G")];
+        command
+            .args(args)
+            .envs(patient)
+            .envs(variables.iter().copied());
         let started = Self::start_as(command, keep)?;
         if let Started::Running(tracer) = &started {
             tracer.start_line()?;

@@ -25,7 +25,16 @@ pub(super) fn connects() -> u64 {
 /// After the shared tracer has ended, which would print all of it too. The table is small enough
 /// that a leak of one in two hundred would fill it.
 pub(crate) fn million_refused(backend: Backend) -> Result<()> {
-    let tracer = shared::start(backend, &["--max-sockets", "4096"], Keep::Rare)?;
+    // The reader is slower than the flood: millions of lines wait for it.
+    let options = [
+        "--max-sockets",
+        "4096",
+        "--buffer",
+        "4G",
+        "--drain-timeout",
+        "5m",
+    ];
+    let tracer = shared::start(backend, &options, Keep::Rare)?;
     let scene = Scene::new(Arc::new(tracer))?;
     let (server, mut holder) = (scene.server(V4, 5774)?, scene.actor("holder")?);
     holder.open(server.addr)?;

@@ -36,11 +36,10 @@ pub(crate) struct Scenario {
 type Alone = (&'static str, fn(Backend) -> Result<()>);
 
 /// Trials with a tracer of their own.
-pub(crate) const ALONE: [Alone; 5] = [
+pub(crate) const ALONE: [Alone; 4] = [
     ("truth", truth::truth),
     ("usage", usage::usage),
     ("replays", replays::replays),
-    ("filters", filters::filters),
     ("namespace_ends", namespaces::ends),
 ];
 

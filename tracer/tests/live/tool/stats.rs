@@ -70,6 +70,8 @@ fn stats() -> Result<()> {
             break;
         }
         ensure!(Instant::now() < deadline, "{:?}", all_stats(&lines));
+        // The lines of all these connects come before the next `stats`.
+        thread::sleep(Duration::from_millis(200));
     }
     let lines = &scene.tracer.lines;
     // Each refused connect has two transitions.

@@ -93,9 +93,9 @@ pub(super) struct Growth {
     slope_kb_per_minute: f64,
 }
 
-/// So much is noise: tables that double, and what an allocator keeps.
+/// So much is noise: tables that double, lines that once waited for a reader, and what an allocator keeps of both.
 const NOISE_PERCENT: u64 = 10;
-const NOISE_KB: u64 = 1024;
+const NOISE_KB: u64 = 8192;
 
 impl Growth {
     pub(super) fn of(samples: &[Sample]) -> Option<Self> {
