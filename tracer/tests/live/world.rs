@@ -52,6 +52,8 @@ struct Client {
     number: u16,
     alive: bool,
     ground: Ground,
+    /// Whom it gave descriptors of its sockets.
+    heirs: Vec<u32>,
 }
 
 impl World {
@@ -87,6 +89,7 @@ impl World {
             number,
             alive: true,
             ground: ground(number),
+            heirs: Vec::new(),
         });
         Ok(())
     }
@@ -104,6 +107,8 @@ impl World {
         for client in self.clients.iter_mut().filter(|client| client.alive) {
             let done = client.actor.answer()?;
             ensure!(done[0] > 0, "none of {steps} steps succeeded");
+            let heirs = client.actor.all(&Op::Heirs)?.into_iter();
+            client.heirs = heirs.map(u32::try_from).collect::<Result<_, _>>()?;
         }
         Ok(())
     }
@@ -187,6 +192,7 @@ impl World {
             "snapshot" => {
                 let row = rows.iter().find(|row| row.is(seen));
                 takers.into_values().flatten().any(|pid| pid == process.pid)
+                    || self.is_heir(seen, process.pid)
                     || row.is_some_and(|row| row.is_open_in(process.pid))
             }
             owner => takers
@@ -211,6 +217,14 @@ impl World {
             return None;
         }
         self.judge(seen, rows)
+    }
+
+    /// Whether the socket's client gave sockets to this process. Once closed, the socket cannot tell whether it was
+    /// among them.
+    fn is_heir(&self, seen: &SocketSeen, pid: u32) -> bool {
+        let destination = seen.peer.port.and_then(destination);
+        let client = destination.and_then(|(_, number)| self.clients.get(usize::from(number)));
+        client.is_some_and(|client| client.heirs.contains(&pid))
     }
 
     /// Who may have taken it, by the way of taking.

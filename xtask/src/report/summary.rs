@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{Outcome, Report};
 
-/// How much of a reason the summary shows.
+/// How much of a note, or of a reason to skip, the summary shows.
 const REASON_LENGTH: usize = 300;
 
 /// Prints the summary; an error when anything failed.
@@ -127,7 +127,7 @@ fn print_notes(reports: &[Report]) {
     }
 }
 
-/// Of a reason that runs over pages, the start; all of it is in the logs.
+/// Of a text that runs over pages, the start; all of it is in the logs.
 fn in_short(reason: &str) -> String {
     let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(REASON_LENGTH) {
@@ -141,7 +141,8 @@ fn failures(reports: &[Report]) -> Vec<String> {
         .filter(|(_, trial)| trial.result == Outcome::Failed)
         .map(|(report, trial)| {
             let reason = trial.reason.as_deref().unwrap_or("see its log");
-            format!("{}: {}: {}", report.name, trial.trial, in_short(reason))
+            // Whole: the log may be on a machine that is gone.
+            format!("{}: {}: {reason}", report.name, trial.trial)
         });
     let problems = reports.iter().filter_map(|report| {
         let problem = report.problem.as_ref()?;

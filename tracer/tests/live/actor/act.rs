@@ -75,6 +75,7 @@ impl Sockets {
                 uring::connect(&found.collect::<io::Result<Vec<_>>>()?, punt)
             }
             Op::Held => Ok(self.churn.held()),
+            Op::Heirs => Ok(self.churn.heirs()),
             Op::Brood { to, times } => brood::raise(to, times),
             Op::Hold { steps, dies } => self.held.hold(&steps, dies.as_deref()),
             Op::Fill(fill) => self.held.fill(&fill),

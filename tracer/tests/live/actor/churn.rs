@@ -59,6 +59,8 @@ pub(super) struct Churn {
     listening: Vec<Socket>,
     taker: Option<Taker>,
     heirs: Vec<Child>,
+    /// Pids of all heirs, the dead among them.
+    ever: Vec<u32>,
 }
 
 impl Churn {
@@ -80,6 +82,13 @@ impl Churn {
             .iter()
             .filter_map(|socket| socket.local_addr().ok()?.as_socket());
         addrs.map(|addr| Held(addr).to_number()).collect()
+    }
+
+    /// The processes that it ever gave sockets to.
+    pub(super) fn heirs(&self) -> Vec<i64> {
+        let taker = self.taker.as_ref().map(Taker::pid);
+        let heirs = self.ever.iter().map(|pid| i64::from(*pid));
+        heirs.chain(taker).collect()
     }
 
     pub(super) fn taker(&mut self) -> io::Result<&Taker> {
@@ -339,6 +348,7 @@ impl Walk<'_> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
+        self.churn.ever.push(heir.id());
         self.churn.heirs.push(heir);
         Ok(())
     }

@@ -172,6 +172,8 @@ pub(crate) enum Op {
     },
     /// Answers what the churn holds by `bind()` alone, each as a [`Held`].
     Held,
+    /// Answers the pids of those that have ever had descriptors of the churn's sockets too.
+    Heirs,
     /// As `ServeOrders`, and what is to be kept is kept as long as the process lives.
     ServeAndKeep {
         fd: i64,
