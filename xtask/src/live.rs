@@ -87,6 +87,12 @@ pub(crate) fn all_trials() -> Vec<String> {
         .to_vec()
 }
 
+/// That one, of all backends and scenarios.
+pub(crate) fn one_trial(name: &str) -> Vec<String> {
+    let exactly = ["--exact", name].map(str::to_owned);
+    [all_trials(), exactly.to_vec()].concat()
+}
+
 /// What lies behind the ledger is the same on every kernel, and much of it takes time, memory or many tracers at once: too
 /// much for a machine that is emulated.
 const NATIVE: [&str; 17] = [
@@ -123,13 +129,22 @@ pub(crate) fn vm_trials() -> Vec<String> {
 
 /// Runs every trial on this machine's own kernel, as root.
 pub(crate) fn run_natively(programs: &Programs) -> Result<Report> {
+    say("running the live tests on this machine's kernel");
+    let mut report = run_these_natively(programs, &all_trials())?;
+    report.try_again(|trial| {
+        let again = run_these_natively(programs, &one_trial(trial));
+        again.unwrap_or_else(|error| Report::problem(trial, format!("{error:#}")))
+    });
+    Ok(report)
+}
+
+fn run_these_natively(programs: &Programs, trials: &[String]) -> Result<Report> {
     let directory = target_directory().join("vm").join("native");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let file = directory.join("report.jsonl");
     fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
     let tools = target_directory().join("tools");
-    say("running the live tests on this machine's kernel");
     let prometheus = prometheus::directory();
     let variables = [
         ("TRACER_BIN", programs.tracer.as_os_str()),
@@ -138,7 +153,7 @@ pub(crate) fn run_natively(programs: &Programs) -> Result<Report> {
         ("TRACER_TOOLS", tools.as_os_str()),
     ];
     let status = as_root(&programs.live_test, &variables)?
-        .args(all_trials())
+        .args(trials)
         .status()
         .with_context(|| format!("cannot start {}", programs.live_test.display()))?;
     let release = rustix::system::uname()

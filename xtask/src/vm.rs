@@ -68,6 +68,7 @@ pub(crate) struct Machine {
 }
 
 /// What runs inside: built once, the same for every kernel.
+#[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) tracer: PathBuf,
     pub(crate) live_test: PathBuf,
@@ -84,6 +85,14 @@ impl Guest {
             init: cargo::vm_init()?,
             arguments,
         })
+    }
+
+    /// The same for this trial alone.
+    fn with(&self, trial: &str) -> Self {
+        Self {
+            arguments: live::one_trial(trial),
+            ..self.clone()
+        }
     }
 }
 
@@ -137,7 +146,8 @@ impl Machine {
             for _ in 0..self.jobs.clamp(1, kernels.len().max(1)) {
                 scope.spawn(|| {
                     while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let report = self.boot_patiently(kernel, guest);
+                        let mut report = self.boot_patiently(kernel, guest);
+                        report.try_again(|trial| self.boot_patiently(kernel, &guest.with(trial)));
                         if let Ok(mut reports) = reports.lock() {
                             reports.push(report);
                         }

@@ -19,6 +19,7 @@ pub(crate) fn conclude(reports: &[Report], complete: bool) -> Result<()> {
     }
     print_skips(reports);
     print_notes(reports);
+    print_second_chances(reports);
     let mut failures = failures(reports);
     let unexercised = unexercised(reports);
     if complete {
@@ -124,6 +125,19 @@ fn print_notes(reports: &[Report]) {
     }
     for (report, trial, note) in notes {
         println!("  {}: {}: {}", report.name, trial.trial, in_short(note));
+    }
+}
+
+/// What did not pass at first.
+fn print_second_chances(reports: &[Report]) {
+    let mut found = trials(reports)
+        .filter_map(|(report, trial)| Some((report, trial, trial.failed_first.as_ref()?)))
+        .peekable();
+    if found.peek().is_some() {
+        println!("\npassed when tried again, alone:");
+    }
+    for (report, trial, reason) in found {
+        println!("  {}: {}: {reason}", report.name, trial.trial);
     }
 }
 

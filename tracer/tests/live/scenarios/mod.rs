@@ -36,9 +36,10 @@ pub(crate) struct Scenario {
 type Alone = (&'static str, fn(Backend) -> Result<()>);
 
 /// Trials with a tracer of their own.
-pub(crate) const ALONE: [Alone; 4] = [
+pub(crate) const ALONE: [Alone; 5] = [
     ("truth", truth::truth),
     ("usage", usage::usage),
+    ("filters", filters::filters),
     ("replays", replays::replays),
     ("namespace_ends", namespaces::ends),
 ];

@@ -14,7 +14,6 @@ use super::{Test, refusals::refused, test};
 use crate::{
     lines::Keep,
     scenarios::filters,
-    shared::Backend,
     tracer::{Tracer, binary},
 };
 
@@ -22,7 +21,6 @@ pub(super) const ALL: &[Test] = &[
     test("configuration", configuration),
     test("configuration_wrong", configuration_wrong),
     test("filters", filters::every_option),
-    test("filters_by_kernel", filters_by_kernel),
     test("filters_wrong", filters_wrong),
     test("generate", generate),
 ];
@@ -105,10 +103,6 @@ fn configuration_wrong() -> Result<()> {
         ensure!(output.status.success(), "tracer schema with {variable}");
     }
     Ok(())
-}
-
-fn filters_by_kernel() -> Result<()> {
-    filters::filters(Backend::Auto)
 }
 
 fn filters_wrong() -> Result<()> {
