@@ -6,8 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap, hash::Hash, net::IpAddr};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use super::line::Settings;
-use super::line::{self, Budget, Text};
+use super::line::{self, Budget, Settings, Tells, Text};
 use crate::event::{Role, State};
 
 /// No process is named.
@@ -257,107 +256,95 @@ impl<'a> Digester<'a> {
             }
         };
         match kind {
-            b"state" => self.state(number, unusable(line)?),
-            b"connection" => self.connection(number, unusable(line)?),
-            b"connect_failed" => self.failed(number, unusable(line)?, false),
-            b"bind_failed" => self.failed(number, unusable(line)?, true),
-            b"pressure" => self.pressure(number, unusable(line)?),
-            b"usage" => self.usage(number, unusable(line)?),
-            b"process" => self.process_line(number, unusable(line)?),
-            b"start" => self.start(number, unusable(line)?),
-            b"netns" => self.settings(number, unusable(line)?),
-            b"ledger" => self.ledger(number, unusable(line)?),
-            b"loss" => self.loss(number, unusable(line)?),
-            b"stop" => self.stop(number, unusable(line)?),
-            b"shed" => self.shed(number, unusable(line)?),
-            b"socket" | b"stats" | b"recording" => self.other(number, unusable(line)?),
+            b"state" => self.take(number, line, Self::state),
+            b"connection" => self.take(number, line, Self::connection),
+            b"connect_failed" => self.take(number, line, Self::connect_failed),
+            b"bind_failed" => self.take(number, line, Self::bind_failed),
+            b"pressure" => self.take(number, line, Self::pressure),
+            b"usage" => self.take(number, line, Self::usage),
+            b"process" => self.take(number, line, Self::process_line),
+            b"start" => self.take(number, line, Self::start),
+            b"netns" => self.take(number, line, Self::settings),
+            b"ledger" => self.take(number, line, Self::ledger),
+            b"loss" => self.take(number, line, Self::loss),
+            b"stop" => self.take(number, line, Self::stop),
+            b"shed" => self.take(number, line, Self::shed),
+            b"socket" | b"stats" | b"recording" => self.take(number, line, Self::other),
             // What the other lines were made of: for replays.
             b"input" => Ok(()),
             unknown => {
                 let name = String::from_utf8_lossy(unknown).chars().take(40).collect();
-                self.other(number, unusable(line)?)?;
+                self.take(number, line, Self::other)?;
                 self.out.unknown.get_or_insert((0, name)).0 += 1;
                 Ok(())
             }
         }
     }
 
-    fn push(&mut self, line: u64, ts: &str, seq: Option<u64>, host: u32, what: What) -> Read {
-        let ts = time(ts)?;
+    /// Adds the item that `tell` makes of the line.
+    fn take<L: Tells<'a>>(
+        &mut self,
+        number: u64,
+        line: &'a [u8],
+        tell: impl FnOnce(&mut Self, u32, L) -> Read<What>,
+    ) -> Read {
+        let mut line: L = unusable(line)?;
+        let stamp = line.stamp();
+        let host = self.host(stamp.host);
+        let what = tell(self, host, line)?;
         self.out.items.push(Item {
-            line,
-            ts,
-            seq,
+            line: number,
+            ts: time(&stamp.ts)?,
+            seq: stamp.seq,
             host,
             what,
         });
         Ok(())
     }
 
-    fn state(&mut self, number: u64, line: line::StateLine<'a>) -> Read {
-        let host = self.host(line.host);
+    fn state(&mut self, host: u32, line: line::StateLine<'a>) -> Read<What> {
         if matches!(line.role, Some(Role::Server | Role::Listener)) {
             // It takes no port of its own, or is bound, which the usage tells.
-            return self.push(
-                number,
-                &line.ts,
-                numbered(line.seq, line.detail || line.repeated),
-                host,
-                What::Other,
-            );
+            return Ok(What::Other);
         }
         let has_port = line.local.port.is_some();
-        let what = What::State {
+        Ok(What::State {
             place: self.place(host, line.netns, Some((line.local.ip, line.peer)))?,
             process: self.process(host, line.process),
             old: line.old,
             new: line.new,
             has_port,
             cookie: line.cookie.and_then(|text| text.parse().ok()).unwrap_or(0),
-        };
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })
     }
 
-    fn connection(&mut self, number: u64, line: line::ConnectionLine<'a>) -> Read {
-        let host = self.host(line.host);
+    fn connection(&mut self, host: u32, line: line::ConnectionLine<'a>) -> Read<What> {
         if line.role == Some(Role::Server) {
-            return self.push(
-                number,
-                &line.ts,
-                numbered(line.seq, line.detail || line.repeated),
-                host,
-                What::Other,
-            );
+            return Ok(What::Other);
         }
-        let what = What::Connection {
+        Ok(What::Connection {
             place: self.place(host, line.netns, Some((line.local.ip, line.peer)))?,
             process: self.process(host, line.process),
             opened: line.opened.map(|text| time(&text)).transpose()?,
             closed: time(&line.closed)?,
             established: line.established,
             waited: line.time_wait_s.is_some(),
-        };
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })
     }
 
-    fn failed(&mut self, number: u64, line: line::FailedLine<'a>, bind: bool) -> Read {
-        let host = self.host(line.host);
+    fn connect_failed(&mut self, host: u32, line: line::FailedLine<'a>) -> Read<What> {
+        self.failed(host, line, false)
+    }
+
+    fn bind_failed(&mut self, host: u32, line: line::FailedLine<'a>) -> Read<What> {
+        self.failed(host, line, true)
+    }
+
+    fn failed(&mut self, host: u32, line: line::FailedLine<'a>, bind: bool) -> Read<What> {
         let local = line.local;
         // What was to be bound has no peer: its own address stands in its place.
         let peer = line.peer.unwrap_or_else(|| local.clone());
-        let what = What::Failed(Box::new(Failed {
+        Ok(What::Failed(Box::new(Failed {
             place: self.place(host, line.netns, Some((local.ip, peer)))?,
             process: self.process(host, line.process),
             bind,
@@ -369,19 +356,11 @@ impl<'a> Digester<'a> {
                 holders: self.holders(host, line.holders),
                 advice: advice(line.advice),
             },
-        }));
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })))
     }
 
-    fn pressure(&mut self, number: u64, line: line::PressureLine<'a>) -> Read {
-        let host = self.host(line.host);
-        let what = What::Pressure(Box::new(Pressure {
+    fn pressure(&mut self, host: u32, line: line::PressureLine<'a>) -> Read<What> {
+        Ok(What::Pressure(Box::new(Pressure {
             place: self.place(host, line.netns, line.local_ip.zip(line.peer))?,
             level: own(line.level),
             used_percent: line.used_percent,
@@ -392,18 +371,10 @@ impl<'a> Digester<'a> {
                 holders: self.holders(host, line.holders),
                 advice: advice(line.advice),
             },
-        }));
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })))
     }
 
-    fn usage(&mut self, number: u64, line: line::UsageLine<'a>) -> Read {
-        let host = self.host(line.host);
+    fn usage(&mut self, host: u32, line: line::UsageLine<'a>) -> Read<What> {
         let mut top = Vec::new();
         for each in line.top {
             top.push(Top {
@@ -412,7 +383,7 @@ impl<'a> Digester<'a> {
                 time_wait: each.time_wait,
             });
         }
-        let what = What::Usage(Box::new(Usage {
+        Ok(What::Usage(Box::new(Usage {
             netns: line.netns,
             process: self.process(host, line.process),
             exited: line.exited,
@@ -422,126 +393,64 @@ impl<'a> Digester<'a> {
             closed: line.closed,
             failed: line.failed,
             top,
-        }));
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })))
     }
 
-    fn process_line(&mut self, number: u64, line: line::ProcessLine<'a>) -> Read {
-        let host = self.host(line.host);
+    fn process_line(&mut self, host: u32, line: line::ProcessLine<'a>) -> Read<What> {
         let process = line::Process {
             id: line.id,
             pid: line.pid,
             comm: line.comm,
         };
-        let what = What::Process(Box::new(Identity {
+        Ok(What::Process(Box::new(Identity {
             process: self.process(host, Some(process)),
             exe: line.exe.map(own),
             started: line.start.and_then(|text| super::time::parse(&text)),
-        }));
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })))
     }
 
-    fn start(&mut self, number: u64, line: line::StartLine<'a>) -> Read {
-        let host = self.host(line.host);
-        let what = What::Start(Box::new(Start {
+    fn start(_: &mut Self, _: u32, line: line::StartLine<'a>) -> Read<What> {
+        Ok(What::Start(Box::new(Start {
             tracer: own(line.tracer),
             kernel: own(line.kernel),
             netns: line.netns,
             repeated: line.repeated,
-        }));
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })))
     }
 
-    fn settings(&mut self, number: u64, line: line::NetnsLine<'a>) -> Read {
-        let host = self.host(line.host);
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            What::Settings(line.now),
-        )
+    fn settings(_: &mut Self, _: u32, line: line::NetnsLine<'a>) -> Read<What> {
+        Ok(What::Settings(line.now))
     }
 
-    fn ledger(&mut self, number: u64, line: line::LedgerLine<'a>) -> Read {
-        let host = self.host(line.host);
-        let overflow = line.overflow;
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            What::Ledger { overflow },
-        )
+    fn ledger(_: &mut Self, _: u32, line: line::LedgerLine<'a>) -> Read<What> {
+        Ok(What::Ledger {
+            overflow: line.overflow,
+        })
     }
 
-    fn loss(&mut self, number: u64, line: line::LossLine<'a>) -> Read {
-        let host = self.host(line.host);
-        let what = What::Loss {
+    fn loss(_: &mut Self, _: u32, line: line::LossLine<'a>) -> Read<What> {
+        Ok(What::Loss {
             events: line.events,
             place: own(line.place),
             resynced: line.resynced,
-        };
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })
     }
 
-    fn shed(&mut self, number: u64, line: line::ShedLine<'a>) -> Read {
-        let host = self.host(line.host);
+    fn shed(_: &mut Self, _: u32, line: line::ShedLine<'a>) -> Read<What> {
         let lines = line.left_out.state.saturating_add(line.left_out.connection);
-        let what = What::Shed { lines };
-        let seq = numbered(line.seq, line.detail || line.repeated);
-        self.push(number, &line.ts, seq, host, what)
+        Ok(What::Shed { lines })
     }
 
-    fn stop(&mut self, number: u64, line: line::StopLine<'a>) -> Read {
-        let host = self.host(line.host);
-        let what = What::Stop {
+    fn stop(_: &mut Self, _: u32, line: line::StopLine<'a>) -> Read<What> {
+        Ok(What::Stop {
             lines: line.lines,
             failures: line.failures,
             bind_failures: line.bind_failures,
-        };
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            what,
-        )
+        })
     }
 
-    fn other(&mut self, number: u64, line: line::Any<'a>) -> Read {
-        let host = self.host(line.host);
-        self.push(
-            number,
-            &line.ts,
-            numbered(line.seq, line.detail || line.repeated),
-            host,
-            What::Other,
-        )
+    fn other(_: &mut Self, _: u32, _: line::Any<'a>) -> Read<What> {
+        Ok(What::Other)
     }
 
     fn holders(&mut self, host: u32, holders: Vec<line::Holder<'a>>) -> Vec<Holder> {
@@ -617,11 +526,6 @@ fn brief(text: &str) -> String {
 }
 
 /// The type, where the line begins as tracer begins it.
-/// The line's number among those of its run; `None`: it is not one of them.
-fn numbered(seq: Option<u64>, is_apart: bool) -> Option<u64> {
-    seq.filter(|_| !is_apart)
-}
-
 fn kind(line: &[u8]) -> Option<&[u8]> {
     let rest = line.strip_prefix(br#"{"v":1,"type":""#)?;
     let end = memchr::memchr(b'"', rest.get(..rest.len().min(32))?)?;

@@ -1,6 +1,6 @@
 //! Lines as a report reads them: only what it needs, borrowed from the block they are in.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, mem};
 
 use serde::Deserialize;
 
@@ -35,6 +35,19 @@ pub struct Endpoint<'a> {
     pub port: Option<u16>,
 }
 
+/// What every line that counts has.
+pub struct Stamp<'a> {
+    pub ts: Text<'a>,
+    /// The line's number among those of its run; `None`: it is not one of them.
+    pub seq: Option<u64>,
+    pub host: Text<'a>,
+}
+
+/// A line, whose stamp can be taken off.
+pub trait Tells<'a>: Deserialize<'a> {
+    fn stamp(&mut self) -> Stamp<'a>;
+}
+
 /// Declares a line: when, which, whose, and `$field`s of its own.
 macro_rules! line {
     ($(#[$doc:meta])* $name:ident<$a:lifetime> { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
@@ -54,6 +67,16 @@ macro_rules! line {
             #[serde(borrow, default)]
             pub host: Text<$a>,
             $($(#[$attribute])* pub $field: $type,)*
+        }
+
+        impl<$a> Tells<$a> for $name<$a> {
+            fn stamp(&mut self) -> Stamp<$a> {
+                Stamp {
+                    ts: mem::take(&mut self.ts),
+                    seq: self.seq.filter(|_| !self.detail && !self.repeated),
+                    host: mem::take(&mut self.host),
+                }
+            }
         }
     };
 }
