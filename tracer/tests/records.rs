@@ -3,7 +3,12 @@
 //! After an intended change: `UPDATE_GOLDEN=1 cargo test -p tracer --test records`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeMap, env, fs, path::Path, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use serde_json::Value;
 use tracer::{
@@ -20,8 +25,9 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/records.
 /// 2026-01-02T03:04:05Z at boot.
 const BOOT: i64 = 1_767_323_045_000_000_000;
 
-/// A /proc in which process 812 is alive, in a container, and everybody else has ended.
-fn proc() -> Processes {
+/// A /proc in which process 812 is alive, in a container, and everybody else has ended. Made once: the tests run at the
+/// same time, and share it.
+static PROC: LazyLock<PathBuf> = LazyLock::new(|| {
     let proc = Path::new(env!("CARGO_TARGET_TMPDIR")).join("records-proc");
     let dir = proc.join("812");
     fs::create_dir_all(&dir).unwrap();
@@ -30,15 +36,14 @@ fn proc() -> Processes {
     fs::write(dir.join("cgroup"), cgroup).unwrap();
     let stat = "812 (a) b) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 500 1 1\n";
     fs::write(dir.join("stat"), stat).unwrap();
-    Processes::at(&proc)
-}
+    proc
+});
 
-/// Made once: the tests run at the same time, and share the /proc.
 static TEXT: LazyLock<String> = LazyLock::new(text);
 
 fn text() -> String {
     let clock = Clock::fixed(BOOT, BOOT);
-    let mut lines = Lines::new("web-3".into(), clock, proc());
+    let mut lines = Lines::new("web-3".into(), clock, Processes::at(&PROC));
     lines.start(&given::start());
     for transition in given::transitions() {
         lines.effect(&transition);
@@ -170,7 +175,11 @@ fn the_schema_refuses_what_is_no_record() {
 /// Lines that the output leaves out are numbered by themselves, and do not introduce processes to it.
 #[test]
 fn details_are_a_stream_of_their_own() {
-    let mut lines = Lines::new("web-3".into(), Clock::fixed(BOOT, BOOT), proc());
+    let mut lines = Lines::new(
+        "web-3".into(),
+        Clock::fixed(BOOT, BOOT),
+        Processes::at(&PROC),
+    );
     let transitions = given::transitions();
     lines.start(&given::start());
     for detail in [true, false, true, false] {
