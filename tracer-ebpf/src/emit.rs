@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{
-    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, KIND_BIND_FAILED, KIND_PORT, KIND_STATE,
+    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, Head, KIND_BIND_FAILED, KIND_PORT, KIND_STATE,
     OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, Socket, Task, tcp,
 };
 
@@ -14,19 +14,33 @@ use crate::{
     words,
 };
 
-/// Emits a state transition; `socket` is what we remember of it.
+/// Emits the first transition of a socket, with all that is to be remembered of it.
 #[inline(always)]
-pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: Option<&Socket>) {
-    let Some(mut record) = Record::reserve(sock) else {
+pub(crate) fn first<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: &Socket) {
+    let Some(mut record) = Record::<Event>::reserve(sock) else {
         return;
     };
-    let event = record.event();
+    let event = record.get();
     transition(event, sock, old, new);
     if new == tcp::SYN_RECV {
         // Before 6.18 a new child still has its listener's (`inet_csk_clone_lock`).
         event.cookie = 0;
     }
-    remembered(event, socket);
+    remembered(event, Some(socket));
+    record.submit();
+}
+
+/// Emits a transition in the midst of a connection; `socket` is what we remember of it.
+#[inline(always)]
+pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: Option<&Socket>) {
+    let Some(mut record) = Record::<Head>::reserve(sock) else {
+        return;
+    };
+    let head = record.get();
+    transition(head, sock, old, new);
+    if let Some(socket) = socket {
+        head.role = socket.role;
+    }
     record.submit();
 }
 
@@ -38,10 +52,10 @@ pub(crate) fn end<R: Reader>(
     socket: Option<&Socket>,
     successor: Successor,
 ) {
-    let Some(mut record) = Record::reserve(sock) else {
+    let Some(mut record) = Record::<Event>::reserve(sock) else {
         return;
     };
-    let event = record.event();
+    let event = record.get();
     transition(event, sock, old, tcp::CLOSE);
     if successor.key != 0 {
         event.timewait = successor.key;
@@ -60,32 +74,32 @@ pub(crate) fn end<R: Reader>(
 /// Emits a transition of a timewait socket.
 #[inline(always)]
 pub(crate) fn timewait<R: Reader>(tw: TimeWait<R>, old: u8, new: u8) {
-    let Some(mut record) = Record::reserve(tw) else {
+    let Some(mut record) = Record::<Head>::reserve(tw) else {
         return;
     };
-    transition(record.event(), tw, old, new);
+    transition(record.get(), tw, old, new);
     record.submit();
 }
 
 /// Emits that the socket, which connects, has a local port now.
 #[inline(always)]
 pub(crate) fn port<R: Reader>(sock: Sock<R>) {
-    let Some(mut record) = Record::reserve(sock) else {
+    let Some(mut record) = Record::<Head>::reserve(sock) else {
         return;
     };
-    let event = record.event();
-    describe(event, sock);
-    event.kind = KIND_PORT;
+    let head = record.get();
+    describe(head, sock);
+    head.kind = KIND_PORT;
     record.submit();
 }
 
 /// Emits what `task` did to a socket.
 #[inline(always)]
 pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) {
-    let Some(mut record) = Record::reserve(sock) else {
+    let Some(mut record) = Record::<Event>::reserve(sock) else {
         return;
     };
-    let event = record.event();
+    let event = record.get();
     describe(event, sock);
     event.kind = kind;
     event.new = sock.state();
@@ -98,11 +112,12 @@ pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) 
 }
 
 #[inline(always)]
-fn transition<C: Common>(event: &mut Event, sock: C, old: u8, new: u8) {
-    describe(event, sock);
-    event.kind = KIND_STATE;
-    event.old = old;
-    event.new = new;
+fn transition<T: Body, C: Common>(record: &mut T, sock: C, old: u8, new: u8) {
+    describe(record, sock);
+    let head = record.head();
+    head.kind = KIND_STATE;
+    head.old = old;
+    head.new = new;
 }
 
 #[inline(always)]
@@ -154,21 +169,41 @@ pub(crate) fn range<R: Reader>(event: &mut Event, sock: Sock<R>) {
 }
 
 #[inline(always)]
-pub(crate) fn describe<C: Common>(event: &mut Event, sock: C) {
-    event.size = size_of::<Event>() as u16;
+pub(crate) fn describe<T: Body, C: Common>(record: &mut T, sock: C) {
+    let head = record.head();
+    head.size = size_of::<T>() as u16;
     // SAFETY: the helper has no preconditions.
-    event.ts = unsafe { bpf_ktime_get_ns() };
-    event.sock = sock.key();
-    event.cookie = sock.cookie();
-    event.netns = sock.netns();
-    sock.tuple(&mut event.tuple);
+    head.ts = unsafe { bpf_ktime_get_ns() };
+    head.sock = sock.key();
+    head.cookie = sock.cookie();
+    head.netns = sock.netns();
+    sock.tuple(&mut head.tuple);
+}
+
+/// What a record is: made of integers, so that all bytes zero is one.
+pub(crate) trait Body: Copy + 'static {
+    fn head(&mut self) -> &mut Head;
+}
+
+impl Body for Head {
+    #[inline(always)]
+    fn head(&mut self) -> &mut Head {
+        self
+    }
+}
+
+impl Body for Event {
+    #[inline(always)]
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
 }
 
 /// Room for one record in the ring buffer.
 #[must_use = "the verifier wants every reservation submitted"]
-pub(crate) struct Record(RingBufEntry<Event>);
+pub(crate) struct Record<T: 'static>(RingBufEntry<T>);
 
-impl Record {
+impl<T: Body> Record<T> {
     /// A zeroed record, so that no old ring memory reaches user space. `None` when nobody wants to hear of that
     /// socket, or when the ring is full, which is counted.
     #[inline(always)]
@@ -176,18 +211,18 @@ impl Record {
         if !is_wanted(sock) {
             return None;
         }
-        let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        let Some(mut entry) = EVENTS.reserve::<T>(0) else {
             ring_full();
             return None;
         };
-        // SAFETY: the entry is writable for the size of an `Event`.
+        // SAFETY: the entry is writable for the size of a `T`.
         unsafe { words::zero(entry.as_mut_ptr()) };
         Some(Self(entry))
     }
 
     #[inline(always)]
-    pub(crate) fn event(&mut self) -> &mut Event {
-        // SAFETY: `reserve` zeroed it, and all bytes zero is a valid `Event`.
+    pub(crate) fn get(&mut self) -> &mut T {
+        // SAFETY: `reserve` zeroed it, and all bytes zero is a valid `T`.
         unsafe { self.0.assume_init_mut() }
     }
 

@@ -93,6 +93,8 @@ globals! {
 
     /// 1 where tracing programs may call `bpf_get_socket_cookie` (since 5.12).
     HAS_SOCKET_COOKIE: u32 = 0;
+    /// 1 where tracing programs get the current task under its type: `bpf_get_current_task_btf` (since 5.11).
+    HAS_TASK_BTF: u32 = 0;
 
     /// 1: only sockets of the network namespaces in `NAMESPACES` are told of.
     ONLY_SOME_NETNS: u32 = 0;

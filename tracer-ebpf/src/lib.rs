@@ -6,38 +6,41 @@
 //! field says otherwise.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
-use core::mem::{offset_of, size_of};
+use core::{
+    mem::{offset_of, size_of},
+    ops::{Deref, DerefMut},
+};
 
 /// Changes with every change of this file that old user space would misread. The object carries it
 /// as the global `ABI`, and the loader compares.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
-/// `Event::kind`: a TCP state transition.
+/// `Head::kind`: a TCP state transition.
 pub const KIND_STATE: u16 = 1;
-/// `Event::kind`: `connect()` failed with `EADDRNOTAVAIL`, the kernel found no free port to choose.
+/// `Head::kind`: `connect()` failed with `EADDRNOTAVAIL`, the kernel found no free port to choose.
 pub const KIND_PORTS_EXHAUSTED: u16 = 2;
-/// `Event::kind`: `connect()` failed with `EADDRNOTAVAIL`, the socket was bound to a source port
+/// `Head::kind`: `connect()` failed with `EADDRNOTAVAIL`, the socket was bound to a source port
 /// and its 4-tuple is taken.
 pub const KIND_TUPLE_IN_USE: u16 = 3;
-/// `Event::kind`: `connect()` failed with `EADDRNOTAVAIL` before a port was looked for: the host
+/// `Head::kind`: `connect()` failed with `EADDRNOTAVAIL` before a port was looked for: the host
 /// has no source address for the destination.
 pub const KIND_NO_SOURCE_ADDRESS: u16 = 4;
-/// `Event::kind`: `bind()`, or `listen()` without it, gave the socket the port `tuple.held`.
+/// `Head::kind`: `bind()`, or `listen()` without it, gave the socket the port `tuple.held`.
 pub const KIND_BOUND: u16 = 5;
-/// `Event::kind`: a socket that held a port of its own is destroyed; the port is free microseconds later.
+/// `Head::kind`: a socket that held a port of its own is destroyed; the port is free microseconds later.
 pub const KIND_RELEASED: u16 = 6;
-/// `Event::kind`: `task` accepted the connection.
+/// `Head::kind`: `task` accepted the connection.
 pub const KIND_ACCEPTED: u16 = 7;
-/// `Event::kind`: `task`, which is not the owner, closed the socket or shut down its sending side.
+/// `Head::kind`: `task`, which is not the owner, closed the socket or shut down its sending side.
 pub const KIND_CLOSED_BY: u16 = 8;
-/// `Event::kind`: a socket that connects has got its local port, and waits for the answer.
+/// `Head::kind`: a socket that connects has got its local port, and waits for the answer.
 pub const KIND_PORT: u16 = 11;
-/// `Event::kind`, in a dump: a socket that the kernel has, with its state in `new`.
+/// `Head::kind`, in a dump: a socket that the kernel has, with its state in `new`.
 pub const KIND_SOCKET: u16 = 9;
-/// `Event::kind`, in a dump: `task` has a descriptor of the socket.
+/// `Head::kind`, in a dump: `task` has a descriptor of the socket.
 pub const KIND_HOLDER: u16 = 10;
 
-/// `Event::kind`: `bind()`, or `listen()` without it, failed with `EADDRINUSE`: `tuple.local_port` is the port that was
+/// `Head::kind`: `bind()`, or `listen()` without it, failed with `EADDRINUSE`: `tuple.local_port` is the port that was
 /// asked for, 0: any; with `new` LISTEN it was `listen()`.
 pub const KIND_BIND_FAILED: u16 = 12;
 
@@ -53,22 +56,22 @@ pub const FACT_CONNECT_BIND: u32 = 8;
 /// `Event::facts`, in a dump: this kernel has no SOCK_CONNECT_BIND.
 pub const FACT_NO_CONNECT_BIND: u32 = 16;
 
-/// `Event::role`: not known, the socket is older than the tracer.
+/// `Head::role`: not known, the socket is older than the tracer.
 pub const ROLE_UNKNOWN: u8 = 0;
-/// `Event::role`: called `connect()`.
+/// `Head::role`: called `connect()`.
 pub const ROLE_CLIENT: u8 = 1;
-/// `Event::role`: made by the kernel for an incoming connection.
+/// `Head::role`: made by the kernel for an incoming connection.
 pub const ROLE_SERVER: u8 = 2;
-/// `Event::role`: called `listen()`.
+/// `Head::role`: called `listen()`.
 pub const ROLE_LISTENER: u8 = 3;
 
-/// `Event::owner`: nobody that the kernel side could name truthfully; `process` is all zero.
+/// `Head::owner`: nobody that the kernel side could name truthfully; `process` is all zero.
 pub const OWNER_NONE: u8 = 0;
-/// `Event::owner`: the task that called `connect()`.
+/// `Head::owner`: the task that called `connect()`.
 pub const OWNER_CONNECT: u8 = 1;
-/// `Event::owner`: the task that called `listen()`, which holds the bound port.
+/// `Head::owner`: the task that called `listen()`, which holds the bound port.
 pub const OWNER_BIND: u8 = 2;
-/// `Event::owner`: the task that called `accept()`.
+/// `Head::owner`: the task that called `accept()`.
 pub const OWNER_ACCEPT: u8 = 3;
 
 /// `TCP_*` of `include/net/tcp_states.h`; part of the kernel's ABI through `ss` and `/proc/net/tcp`.
@@ -134,12 +137,13 @@ pub struct Task {
     pub comm: [u8; 16],
 }
 
-/// One record in the ring buffer.
+/// What every record begins with. Most in the ring buffer are no more than that: a transition in the midst of a
+/// connection tells nothing of its owner, which the first record and those of `KIND_ACCEPTED` and the end do.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+pub struct Head {
     pub kind: u16,
-    /// `size_of::<Event>()`: tells a record of another ABI apart.
+    /// Of the record: `size_of` a `Head` or an `Event`, which also tells a record of another ABI apart.
     pub size: u16,
     /// Positive errno of a failure; of a transition to CLOSE `sk_err`; else 0.
     pub errno: i32,
@@ -158,7 +162,15 @@ pub struct Event {
     /// State after, `tcp::*`.
     pub new: u8,
     pub role: u8,
+    /// How `Event::task` is known; `OWNER_NONE` in a record that has none.
     pub owner: u8,
+}
+
+/// A record with all that may be said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    pub head: Head,
     /// Address of the timewait socket that takes the place of `sock` with this transition, `new` being
     /// FIN_WAIT2 or TIME_WAIT; of such a socket in a dump its own address; else 0.
     pub timewait: u64,
@@ -175,6 +187,22 @@ pub struct Event {
     pub range_high: u16,
 }
 
+impl Deref for Event {
+    type Target = Head;
+
+    #[inline(always)]
+    fn deref(&self) -> &Head {
+        &self.head
+    }
+}
+
+impl DerefMut for Event {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+}
+
 /// What the kernel side remembers of a socket between its events.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,9 +215,9 @@ pub struct Socket {
     pub write_seq: u32,
     /// The timewait socket that takes its place, once it is made; else 0.
     pub timewait: u64,
-    /// As `Event::cookie`; 0 while it is not known.
+    /// As `Head::cookie`; 0 while it is not known.
     pub cookie: u64,
-    /// As in `Event::tuple`; 0 while they are not known. With the cookie they tell when the entry is that of a
+    /// As in `Head::tuple`; 0 while they are not known. With the cookie they tell when the entry is that of a
     /// socket which had this address before, and whose end was missed.
     pub local_port: u16,
     pub peer_port: u16,
@@ -219,9 +247,10 @@ pub struct Counters {
 const _: () = {
     assert!(size_of::<Tuple>() == 40);
     assert!(size_of::<Task>() == 48);
+    assert!(size_of::<Head>() == 80);
+    assert!(offset_of!(Head, tuple) == 32);
+    assert!(offset_of!(Head, netns) == 72);
     assert!(size_of::<Event>() == 160);
-    assert!(offset_of!(Event, tuple) == 32);
-    assert!(offset_of!(Event, netns) == 72);
     assert!(offset_of!(Event, task) == 104);
     assert!(offset_of!(Event, facts) == 152);
     assert!(size_of::<Socket>() == 80);

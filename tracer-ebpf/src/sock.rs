@@ -44,8 +44,9 @@ impl Reader for Typed {
 
     #[inline(always)]
     fn cookie(self, sk: *const u8) -> u64 {
-        if HAS_SOCKET_COOKIE.load() == 0 {
-            return self.read(sk, SOCK_COMMON_COOKIE.load());
+        let cookie = self.read(sk, SOCK_COMMON_COOKIE.load());
+        if cookie != 0 || HAS_SOCKET_COOKIE.load() == 0 {
+            return cookie;
         }
         // SAFETY: as above.
         unsafe { bpf_get_socket_cookie(sk.cast_mut().cast()) }

@@ -3,13 +3,13 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf},
 };
 use tracer_ebpf::Task;
 
 use crate::{
     globals::*,
-    sock::{Probe, Reader},
+    sock::{Probe, Reader, Typed},
 };
 
 /// `task_struct.flags`: a kernel thread (include/linux/sched.h).
@@ -39,19 +39,38 @@ pub(crate) fn is_kernel_thread() -> bool {
     Probe.read::<u32>(address(), TASK_FLAGS.load()) & PF_KTHREAD != 0
 }
 
+/// As [`address`], under its type. For branches on `HAS_TASK_BTF`.
+#[inline(always)]
+fn typed() -> *const u8 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_get_current_task_btf() }).cast()
+}
+
 #[inline(always)]
 pub(crate) fn current() -> Task {
-    let leader: u64 = Probe.read(address(), TASK_GROUP_LEADER.load());
+    if HAS_TASK_BTF.load() != 0 {
+        read_current(Typed, typed())
+    } else {
+        read_current(Probe, address())
+    }
+}
+
+/// What no helper tells is read at `task`, the current one.
+#[inline(always)]
+fn read_current<R: Reader>(reader: R, task: *const u8) -> Task {
+    let leader: u64 = reader.read(task, TASK_GROUP_LEADER.load());
     let leader = leader as *const u8;
+    let thread = bpf_get_current_pid_tgid();
+    let [low, high]: [u64; 2] = reader.read(leader, TASK_COMM.load());
     Task {
-        start_ns: Probe.read(leader, TASK_START_BOOTTIME.load()),
+        start_ns: reader.read(leader, TASK_START_BOOTTIME.load()),
         // SAFETY: the helper has no preconditions.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
-        pid: pid(),
-        tid: tid(),
+        pid: (thread >> 32) as u32,
+        tid: thread as u32,
         uid: bpf_get_current_uid_gid() as u32,
         pad: 0,
-        comm: Probe.read(leader, TASK_COMM.load()),
+        comm: (u128::from(high) << 64 | u128::from(low)).to_ne_bytes(),
     }
 }
 
@@ -81,13 +100,22 @@ fn cgroup(task: *const u8) -> u64 {
 /// The `struct sock` behind file descriptor `fd` of the current process: 0 if there is none.
 #[inline(always)]
 pub(crate) fn sock_of_fd(fd: u32) -> u64 {
-    let files: u64 = Probe.read(address(), TASK_FILES.load());
-    let table: u64 = Probe.read(files as *const u8, FILES_FDT.load());
+    if HAS_TASK_BTF.load() != 0 {
+        sock_in(Typed, typed(), fd)
+    } else {
+        sock_in(Probe, address(), fd)
+    }
+}
+
+#[inline(always)]
+fn sock_in<R: Reader>(reader: R, task: *const u8, fd: u32) -> u64 {
+    let files: u64 = reader.read(task, TASK_FILES.load());
+    let table: u64 = reader.read(files as *const u8, FILES_FDT.load());
     let table = table as *const u8;
-    if fd >= Probe.read::<u32>(table, FDTABLE_MAX_FDS.load()) {
+    if fd >= reader.read::<u32>(table, FDTABLE_MAX_FDS.load()) {
         return 0;
     }
-    let array: u64 = Probe.read(table, FDTABLE_FD.load());
+    let array: u64 = reader.read(table, FDTABLE_FD.load());
     sock_of_file(Probe.read((array + u64::from(fd) * 8) as *const u8, 0))
 }
 

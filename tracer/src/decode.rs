@@ -9,10 +9,13 @@ use crate::event::{
     Comm, End, Endpoint, Event, Family, Kind, Mode, Owner, Reason, Role, Row, State, Task, Tuple,
 };
 
+const EVENT: usize = size_of::<abi::Event>();
+const HEAD: usize = size_of::<abi::Head>();
+
 /// Why a record was not understood.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    #[error("a record of {0} bytes instead of {size}", size = size_of::<abi::Event>())]
+    #[error("a record of {0} bytes instead of {HEAD} or {EVENT}")]
     Size(usize),
     #[error("a record that calls itself {0} bytes long")]
     Abi(u16),
@@ -93,13 +96,19 @@ fn nonzero<T: Default + PartialEq>(value: T) -> Option<T> {
 }
 
 fn raw(bytes: &[u8]) -> Result<abi::Event, DecodeError> {
-    if bytes.len() != size_of::<abi::Event>() {
-        return Err(DecodeError::Size(bytes.len()));
-    }
-    // SAFETY: the length was checked, every field is an integer, so any bytes are a valid value,
-    // and the read does not assume alignment.
-    let raw: abi::Event = unsafe { bytes.as_ptr().cast::<abi::Event>().read_unaligned() };
-    if usize::from(raw.size) != size_of::<abi::Event>() {
+    // SAFETY: each is read where the length is its own, every field is an integer, so any bytes are a valid value,
+    // and the reads do not assume alignment.
+    let raw = unsafe {
+        match bytes.len() {
+            EVENT => bytes.as_ptr().cast::<abi::Event>().read_unaligned(),
+            HEAD => abi::Event {
+                head: bytes.as_ptr().cast::<abi::Head>().read_unaligned(),
+                ..abi::Event::default()
+            },
+            other => return Err(DecodeError::Size(other)),
+        }
+    };
+    if usize::from(raw.size) != bytes.len() {
         return Err(DecodeError::Abi(raw.size));
     }
     Ok(raw)
@@ -229,16 +238,19 @@ mod tests {
 
     fn sample() -> abi::Event {
         let mut event = abi::Event {
-            kind: abi::KIND_STATE,
-            size: size_of::<abi::Event>() as u16,
-            ts: 7,
-            sock: 8,
-            cookie: 9,
-            netns: 10,
-            old: abi::tcp::SYN_SENT,
-            new: abi::tcp::ESTABLISHED,
-            role: abi::ROLE_CLIENT,
-            owner: abi::OWNER_CONNECT,
+            head: abi::Head {
+                kind: abi::KIND_STATE,
+                size: EVENT as u16,
+                ts: 7,
+                sock: 8,
+                cookie: 9,
+                netns: 10,
+                old: abi::tcp::SYN_SENT,
+                new: abi::tcp::ESTABLISHED,
+                role: abi::ROLE_CLIENT,
+                owner: abi::OWNER_CONNECT,
+                ..abi::Head::default()
+            },
             ..abi::Event::default()
         };
         event.tuple.family = abi::AF_INET6;
@@ -247,6 +259,12 @@ mod tests {
         event.tuple.peer_port = 80;
         event.task.pid = 812;
         event.task.comm[..4].copy_from_slice(b"work");
+        event
+    }
+
+    fn with(change: impl FnOnce(&mut abi::Event)) -> abi::Event {
+        let mut event = sample();
+        change(&mut event);
         event
     }
 
@@ -284,52 +302,33 @@ mod tests {
     }
 
     #[test]
+    fn a_short_record_has_no_task() {
+        let event = with(|event| {
+            event.size = HEAD as u16;
+            event.owner = abi::OWNER_NONE;
+        });
+        let short = Event::decode(&bytes(&event)[..HEAD]).unwrap();
+        assert_eq!((short.owner, short.task), (Owner::None, None));
+        let whole = Event::decode(&bytes(&sample())).unwrap();
+        assert_eq!((short.tuple, short.kind), (whole.tuple, whole.kind));
+        let wrong = Event::decode(&bytes(&sample())[..HEAD]);
+        assert_eq!(wrong, Err(DecodeError::Abi(EVENT as u16)));
+    }
+
+    #[test]
     fn a_task_without_an_owner_is_no_task() {
-        let event = abi::Event {
-            owner: abi::OWNER_NONE,
-            ..sample()
-        };
+        let event = with(|event| event.owner = abi::OWNER_NONE);
         assert_eq!(Event::decode(&bytes(&event)).unwrap().task, None);
     }
 
     #[test]
     fn names_what_is_unknown() {
         let cases = [
-            (
-                abi::Event {
-                    kind: 77,
-                    ..sample()
-                },
-                DecodeError::Kind(77),
-            ),
-            (
-                abi::Event {
-                    size: 96,
-                    ..sample()
-                },
-                DecodeError::Abi(96),
-            ),
-            (
-                abi::Event {
-                    new: 12,
-                    ..sample()
-                },
-                DecodeError::State(12),
-            ),
-            (
-                abi::Event {
-                    role: 9,
-                    ..sample()
-                },
-                DecodeError::Role(9),
-            ),
-            (
-                abi::Event {
-                    owner: 9,
-                    ..sample()
-                },
-                DecodeError::Owner(9),
-            ),
+            (with(|event| event.kind = 77), DecodeError::Kind(77)),
+            (with(|event| event.size = 96), DecodeError::Abi(96)),
+            (with(|event| event.new = 12), DecodeError::State(12)),
+            (with(|event| event.role = 9), DecodeError::Role(9)),
+            (with(|event| event.owner = 9), DecodeError::Owner(9)),
         ];
         for (event, error) in cases {
             assert_eq!(Event::decode(&bytes(&event)), Err(error));
@@ -339,14 +338,13 @@ mod tests {
 
     #[test]
     fn a_timewait_socket_takes_over() {
-        let event = abi::Event {
-            old: abi::tcp::CLOSING,
-            new: abi::tcp::TIME_WAIT,
-            timewait: 77,
-            sent: 3,
-            received: 4,
-            ..sample()
-        };
+        let event = with(|event| {
+            event.old = abi::tcp::CLOSING;
+            event.new = abi::tcp::TIME_WAIT;
+            event.timewait = 77;
+            event.sent = 3;
+            event.received = 4;
+        });
         let Kind::State { end, .. } = Event::decode(&bytes(&event)).unwrap().kind else {
             panic!("another kind");
         };
@@ -356,14 +354,13 @@ mod tests {
 
     #[test]
     fn a_bind_that_fails_names_what_it_asked_for() {
-        let mut event = abi::Event {
-            kind: abi::KIND_BIND_FAILED,
-            errno: abi::EADDRINUSE,
-            old: 0,
-            new: abi::tcp::CLOSE,
-            owner: abi::OWNER_BIND,
-            ..sample()
-        };
+        let mut event = with(|event| {
+            event.kind = abi::KIND_BIND_FAILED;
+            event.errno = abi::EADDRINUSE;
+            event.old = 0;
+            event.new = abi::tcp::CLOSE;
+            event.owner = abi::OWNER_BIND;
+        });
         event.tuple.local_port = 80;
         let decoded = Event::decode(&bytes(&event)).unwrap();
         let failed = |listens| Kind::BindFailed { errno: 98, listens };
@@ -379,22 +376,20 @@ mod tests {
 
     #[test]
     fn facts_are_bits() {
-        let event = abi::Event {
-            facts: abi::FACT_TIMESTAMPS,
-            range_high: 30_010,
-            ..sample()
-        };
+        let event = with(|event| {
+            event.facts = abi::FACT_TIMESTAMPS;
+            event.range_high = 30_010;
+        });
         let event = Event::decode(&bytes(&event)).unwrap();
         assert!(event.timestamps);
         assert_eq!(event.socket_range, Some((0, 30_010)));
         let event = Event::decode(&bytes(&sample())).unwrap();
         assert_eq!((event.timestamps, event.socket_range), (false, None));
         let row = |facts| {
-            let row = abi::Event {
-                kind: abi::KIND_SOCKET,
-                facts,
-                ..sample()
-            };
+            let row = with(|event| {
+                event.kind = abi::KIND_SOCKET;
+                event.facts = facts;
+            });
             let row = Row::decode(&bytes(&row), 1).unwrap();
             (row.timestamps, row.mode, row.connect_bind)
         };
@@ -410,13 +405,12 @@ mod tests {
 
     #[test]
     fn rows_of_a_dump_are_not_events() {
-        let row = abi::Event {
-            kind: abi::KIND_SOCKET,
-            new: abi::tcp::TIME_WAIT,
-            timewait: 8,
-            sent: 10,
-            ..sample()
-        };
+        let row = with(|event| {
+            event.kind = abi::KIND_SOCKET;
+            event.new = abi::tcp::TIME_WAIT;
+            event.timewait = 8;
+            event.sent = 10;
+        });
         let row = bytes(&row);
         assert_eq!(
             Event::decode(&row),

@@ -127,9 +127,9 @@ fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
 /// Emits the failure and remembers that it was.
 #[inline(always)]
 fn report<R: Reader>(sock: Sock<R>, task: Task) {
-    if let Some(mut record) = Record::reserve(sock) {
-        emit::failure(record.event(), sock, kind_by_port(sock), task);
-        emit::range(record.event(), sock);
+    if let Some(mut record) = Record::<Event>::reserve(sock) {
+        emit::failure(record.get(), sock, kind_by_port(sock), task);
+        emit::range(record.get(), sock);
         record.submit();
     }
     remember(sock, task, REPORTED);
@@ -160,19 +160,19 @@ pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
             return;
         }
     }
-    if let Some(mut record) = Record::reserve(sock) {
-        emit::failure(record.event(), sock, kind_of_unseen(sock), task);
-        emit::range(record.event(), sock);
-        address::destination(record.event(), address);
+    if let Some(mut record) = Record::<Event>::reserve(sock) {
+        emit::failure(record.get(), sock, kind_of_unseen(sock), task);
+        emit::range(record.get(), sock);
+        address::destination(record.get(), address);
         record.submit();
     }
 }
 
 #[inline(always)]
 fn emit<R: Reader>(event: &Event, sock: Sock<R>) {
-    if let Some(mut record) = Record::reserve(sock) {
-        words::copy(event, record.event());
-        emit::range(record.event(), sock);
+    if let Some(mut record) = Record::<Event>::reserve(sock) {
+        words::copy(event, record.get());
+        emit::range(record.get(), sock);
         record.submit();
     }
 }

@@ -11,9 +11,14 @@ use crate::{emit::count, maps::BUSY};
 /// The first program.
 #[inline(always)]
 pub(crate) fn outer(run: impl FnOnce()) {
-    set_busy(1);
+    let Some(busy) = BUSY.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's value, which only the first program writes, that never runs twice at once.
+    unsafe { busy.write_volatile(1) };
     run();
-    set_busy(0);
+    // SAFETY: as above.
+    unsafe { busy.write_volatile(0) };
 }
 
 /// The second program.
@@ -22,13 +27,5 @@ pub(crate) fn inner(run: impl FnOnce()) {
     if BUSY.get(0).is_some_and(|busy| *busy == 1) {
         count(|counters| counters.nested += 1);
         run();
-    }
-}
-
-#[inline(always)]
-fn set_busy(value: u32) {
-    if let Some(busy) = BUSY.get_ptr_mut(0) {
-        // SAFETY: this CPU's value, which only the first program writes, that never runs twice at once.
-        unsafe { busy.write_volatile(value) };
     }
 }

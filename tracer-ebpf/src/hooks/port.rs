@@ -1,7 +1,7 @@
 //! Ports and connections that are taken other than by `connect()`: bind, listen, accept.
 
 use tracer_ebpf::{
-    AF_INET, AF_INET6, EADDRINUSE, IPPROTO_TCP, KIND_ACCEPTED, KIND_BOUND, KIND_CLOSED_BY,
+    AF_INET, AF_INET6, EADDRINUSE, Event, IPPROTO_TCP, KIND_ACCEPTED, KIND_BOUND, KIND_CLOSED_BY,
     KIND_RELEASED, OWNER_ACCEPT, OWNER_BIND, OWNER_NONE, ROLE_SERVER, Socket, Task, tcp,
 };
 
@@ -48,8 +48,8 @@ pub(crate) fn is_refusal(result: i32) -> bool {
 pub(crate) fn refused<R: Reader>(sock: Option<Sock<R>>, port: u16) {
     let Some(sock) = sock else { return };
     let task = task::current();
-    if let Some(mut record) = Record::reserve(sock) {
-        let event = record.event();
+    if let Some(mut record) = Record::<Event>::reserve(sock) {
+        let event = record.get();
         emit::bind_failure(event, sock, sock.state() == tcp::LISTEN, &task);
         event.tuple.local_port = port;
         record.submit();
@@ -61,8 +61,8 @@ pub(crate) fn refused<R: Reader>(sock: Option<Sock<R>>, port: u16) {
 pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
     let Some(sock) = sock else { return };
     let task = task::current();
-    if let Some(mut record) = Record::reserve(sock) {
-        let event = record.event();
+    if let Some(mut record) = Record::<Event>::reserve(sock) {
+        let event = record.get();
         emit::bind_failure(event, sock, matches!(address, Address::Socket), &task);
         address::source(event, address);
         record.submit();

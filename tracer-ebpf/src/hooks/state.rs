@@ -28,7 +28,7 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
         if table::insert(sock.key(), &socket).is_err() {
             table_full(ctx);
         }
-        emit::state(sock, old, new, Some(&socket));
+        emit::first(sock, old, new, &socket);
         return;
     }
     let socket = table::find(sock);

@@ -43,24 +43,21 @@ pub(crate) fn in_progress() -> bool {
 #[inline(always)]
 pub(crate) fn exit(result: i64) {
     let thread = u64::from(task::tid());
+    if !matches!(result, FAILED | PENDING) {
+        let _ = CALLS.remove(thread);
+        return;
+    }
     // SAFETY: only the thread itself writes its entry.
     let Some(call) = (unsafe { CALLS.get(thread) }) else {
         return;
     };
     let Call { target, address } = *call;
     let _ = CALLS.remove(thread);
-    match result {
-        FAILED => attempt_failed(
-            task::sock_of_fd(target as u32),
-            task::current(),
-            Address::User(address),
-        ),
-        PENDING => {
-            if let Some(sock) = port::tcp_socket(task::sock_of_fd(target as u32)) {
-                connect::under_way(sock);
-            }
-        }
-        _ => {}
+    let sk = task::sock_of_fd(target as u32);
+    if result == FAILED {
+        attempt_failed(sk, task::current(), Address::User(address));
+    } else if let Some(sock) = port::tcp_socket(sk) {
+        connect::under_way(sock);
     }
 }
 

@@ -63,6 +63,9 @@ const FUNCTIONS: [&str; 9] = [
 /// 5.12).
 const SOCKET_COOKIE: &str = "bpf_get_socket_ptr_cookie";
 
+/// The current task under its type (kernel/trace/bpf_trace.c, since 5.11).
+const TASK_BTF: &str = "bpf_get_current_task_btf";
+
 /// The way in which kprobes are attached (since 4.17, with CONFIG_KPROBE_EVENTS).
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
 
@@ -73,10 +76,14 @@ impl Facts {
         let blob = fs::read(btf::VMLINUX).map_err(Unfit::NoBtf)?;
         let btf = Btf::parse(&blob)?;
         let mut globals = layout::read(&btf)?;
-        globals.push(Global {
-            name: "HAS_SOCKET_COOKIE",
-            value: u32::from(btf.arguments(SOCKET_COOKIE).is_ok()),
-        });
+        let helpers = [
+            ("HAS_SOCKET_COOKIE", SOCKET_COOKIE),
+            ("HAS_TASK_BTF", TASK_BTF),
+        ];
+        globals.extend(helpers.map(|(name, helper)| Global {
+            name,
+            value: u32::from(btf.arguments(helper).is_ok()),
+        }));
         globals.extend(record_fields());
         let system = uname();
         let release = system.release().to_string_lossy().into_owned();
