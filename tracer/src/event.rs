@@ -172,6 +172,16 @@ pub enum Family {
     Ipv6,
 }
 
+impl Family {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize, JsonSchema,
 )]
@@ -184,6 +194,17 @@ pub enum Role {
     Server,
     /// It called `listen()`.
     Listener,
+}
+
+impl Role {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Listener => "listener",
+        }
+    }
 }
 
 /// How the owner is known.
@@ -202,6 +223,20 @@ pub enum Owner {
     Snapshot,
     /// Not known.
     None,
+}
+
+impl Owner {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Bind => "bind",
+            Self::Accept => "accept",
+            Self::Inherited => "inherited",
+            Self::Snapshot => "snapshot",
+            Self::None => "none",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -256,4 +291,23 @@ pub enum State {
     Listen,
     #[serde(rename = "CLOSING")]
     Closing,
+}
+
+impl State {
+    /// As records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "ESTABLISHED",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv => "SYN_RECV",
+            Self::FinWait1 => "FIN_WAIT1",
+            Self::FinWait2 => "FIN_WAIT2",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+        }
+    }
 }

@@ -12,6 +12,7 @@ mod failure;
 mod input;
 mod pressure;
 mod process;
+mod quick;
 mod recording;
 mod run;
 mod socket;
@@ -39,6 +40,14 @@ pub trait Body: Serialize {
     const KIND: Kind;
     /// The value of `type`.
     const TYPE: &'static str = Self::KIND.name();
+
+    /// Appends the line, without its newline.
+    fn write(line: &Line<'_, Self>, to: &mut Vec<u8>) -> serde_json::Result<()>
+    where
+        Self: Sized,
+    {
+        serde_json::to_writer(to, line)
+    }
 }
 
 /// One line.
@@ -94,9 +103,9 @@ impl<B: Body> JsonSchema for Type<B> {
     }
 }
 
-/// The kinds of lines, each with its name and its body.
+/// The kinds of lines, each with its name and its body, and perhaps an own way to be written.
 macro_rules! kinds {
-    ($($kind:ident = $name:literal: $body:ty;)*) => {
+    ($($kind:ident = $name:literal: $body:ty $(=> $write:path)?;)*) => {
         /// What a line is one of: its `type`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($kind),* }
@@ -110,19 +119,25 @@ macro_rules! kinds {
             }
         }
 
-        $(impl Body for $body { const KIND: Kind = Kind::$kind; })*
+        $(impl Body for $body {
+            const KIND: Kind = Kind::$kind;
+
+            $(fn write(line: &Line<'_, Self>, to: &mut Vec<u8>) -> serde_json::Result<()> {
+                $write(line, to)
+            })?
+        })*
     };
 }
 
 kinds! {
     Start = "start": Start;
     Process = "process": ProcessIdentity;
-    State = "state": State<'_>;
+    State = "state": State<'_> => quick::state;
     ConnectFailed = "connect_failed": ConnectFailed<'_>;
     BindFailed = "bind_failed": BindFailed<'_>;
     Pressure = "pressure": Pressure<'_>;
     Netns = "netns": NetnsSettings;
-    Connection = "connection": Connection<'_>;
+    Connection = "connection": Connection<'_> => quick::connection;
     Usage = "usage": Usage<'_>;
     Ledger = "ledger": Ledger;
     Socket = "socket": KnownSocket<'_>;
