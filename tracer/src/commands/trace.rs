@@ -20,7 +20,10 @@ use crate::{
     clock::{self, Clock},
     config::Config,
     filter::Filter,
-    host::netns::{self, Watch},
+    host::{
+        memory,
+        netns::{self, Watch},
+    },
     kernel::{
         dump::{Dumper, Part, Summary},
         facts::Facts,
@@ -65,6 +68,7 @@ pub fn run(config: Config) -> Result<Outcome> {
     let mut loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
     warn_of_gaps(&loaded);
     privileges::warn_of_missing();
+    memory::give_back();
     let dumper = Dumper::new(&mut loaded.ebpf).ok();
     privileges::shed(config.user, || dumper.is_some_and(|dumper| dumper.works()))?;
     // What its user may not write should show now, and not when files are rotated.
@@ -450,8 +454,7 @@ impl Tracer {
         if self.stream.batch().is_empty() {
             return Ok(());
         }
-        let sent = self.output.send(self.stream.batch());
-        self.stream.clear();
+        let sent = self.output.give(self.stream.batch_mut());
         if self.output.take_forgot() {
             self.stream.forget_introductions();
         }

@@ -12,5 +12,7 @@ pub mod cgroup {
 }
 pub mod container;
 #[cfg(target_os = "linux")]
+pub mod memory;
+#[cfg(target_os = "linux")]
 pub mod netns;
 pub mod process;

@@ -1,12 +1,12 @@
 //! Identity of processes: what the kernel side cannot carry is read from /proc at first sight.
 
 use std::{
-    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use foldhash::{HashMap, HashMapExt};
 use serde::{Deserialize, Serialize};
 
 use crate::{clock::Clock, event::Task, host::container, record::ProcessIdentity};

@@ -171,6 +171,9 @@ impl Ledger {
     }
 
     pub(super) fn tell_step(&self, slot: Slot, step: &Step, take: Take<'_>) {
+        if self.silence.transitions {
+            return;
+        }
         let entry = &self.sockets[slot];
         let task = self.task_of(entry);
         let mut socket = entry.view(task.as_ref());
@@ -195,6 +198,9 @@ impl Ledger {
         }
         if !entry.is_timewait {
             self.count_closed(slot);
+        }
+        if self.silence.connections {
+            return;
         }
         let entry = &self.sockets[slot];
         let task = self.task_of(entry);

@@ -136,6 +136,85 @@ impl Claims {
     };
 }
 
+/// What claims follow from: most events change nothing of it, which is seen at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Basis {
+    netns: u32,
+    local: Address,
+    peer: Address,
+    phase: Phase,
+    is_binder: bool,
+    is_timewait: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Connecting,
+    Listening,
+    /// It has a peer that knows of it.
+    Connected,
+}
+
+impl Phase {
+    fn of(state: State) -> Self {
+        match state {
+            State::Close => Self::Closed,
+            State::SynSent => Self::Connecting,
+            State::Listen => Self::Listening,
+            _ => Self::Connected,
+        }
+    }
+}
+
+impl Basis {
+    pub(super) fn claims(&self) -> Claims {
+        Claims {
+            place: self.place(),
+            hold: self.hold(),
+            taken: self.taken(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        let Self {
+            netns, local, peer, ..
+        } = *self;
+        match self.phase {
+            Phase::Closed => Place::Nowhere,
+            _ if local.port == 0 => Place::Nowhere,
+            // It may yet fail because somebody else has the 4-tuple. One that is not bound gets its port with that.
+            Phase::Connecting if self.is_binder => Place::Nowhere,
+            Phase::Listening => Place::Listener {
+                netns,
+                port: local.port,
+            },
+            _ if peer.port == 0 => Place::Nowhere,
+            _ => Place::Tuple { netns, local, peer },
+        }
+    }
+
+    /// What it has of its port.
+    fn hold(&self) -> Option<Hold> {
+        (self.local.port != 0).then_some(Hold {
+            netns: self.netns,
+            port: self.local.port,
+            is_binder: self.is_binder,
+        })
+    }
+
+    /// As [`Entry::taken`].
+    fn taken(&self) -> Option<Taken> {
+        let is_tuple = matches!(self.place(), Place::Tuple { .. });
+        (is_tuple && !self.is_binder).then_some(Taken {
+            netns: self.netns,
+            local: self.local,
+            peer: self.peer,
+            is_timewait: self.is_timewait,
+        })
+    }
+}
+
 impl Entry {
     /// A socket nothing more is known of than what the event says.
     pub(super) fn of_event(event: &Event, state: State) -> Self {
@@ -350,50 +429,28 @@ impl Entry {
         self.state == State::Close
     }
 
-    pub(super) fn place(&self) -> Place {
-        let Self {
-            netns, local, peer, ..
-        } = *self;
-        match self.state {
-            State::Close => Place::Nowhere,
-            _ if local.port == 0 => Place::Nowhere,
-            // It may yet fail because somebody else has the 4-tuple. One that is not bound gets its port with that.
-            State::SynSent if self.marks.has(Marks::BINDER) => Place::Nowhere,
-            State::Listen => Place::Listener {
-                netns,
-                port: local.port,
-            },
-            _ if peer.port == 0 => Place::Nowhere,
-            _ => Place::Tuple { netns, local, peer },
+    pub(super) fn basis(&self) -> Basis {
+        Basis {
+            netns: self.netns,
+            local: self.local,
+            peer: self.peer,
+            phase: Phase::of(self.state),
+            is_binder: self.marks.has(Marks::BINDER),
+            is_timewait: self.is_timewait,
         }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.basis().place()
     }
 
     pub(super) fn claims(&self) -> Claims {
-        Claims {
-            place: self.place(),
-            hold: self.hold(),
-            taken: self.taken(),
-        }
-    }
-
-    /// What it has of its port.
-    fn hold(&self) -> Option<Hold> {
-        (self.local.port != 0).then(|| Hold {
-            netns: self.netns,
-            port: self.local.port,
-            is_binder: self.marks.has(Marks::BINDER),
-        })
+        self.basis().claims()
     }
 
     /// The port that it takes from its destination only.
     pub(super) fn taken(&self) -> Option<Taken> {
-        let is_tuple = matches!(self.place(), Place::Tuple { .. });
-        (is_tuple && !self.marks.has(Marks::BINDER)).then_some(Taken {
-            netns: self.netns,
-            local: self.local,
-            peer: self.peer,
-            is_timewait: self.is_timewait,
-        })
+        self.basis().taken()
     }
 
     pub(super) fn tuple(&self) -> Tuple {

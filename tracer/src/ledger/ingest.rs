@@ -257,6 +257,10 @@ impl Ledger {
             self.tell_transition(slot, event.ts, change.old, change.new, take);
             return;
         }
+        self.note_gone(event.sock, event.ts);
+        if self.silence.transitions {
+            return;
+        }
         let mut entry = Entry::of_event(event, change.old);
         entry.is_timewait = true;
         take(Effect::Transition(Transition {
@@ -267,7 +271,6 @@ impl Ledger {
             corrected: false,
             opened: None,
         }));
-        self.note_gone(event.sock, event.ts);
     }
 
     /// What [`Entry::touched`] becomes with an event of that time: 0 unless a dump is running.

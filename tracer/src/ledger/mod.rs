@@ -200,6 +200,14 @@ pub struct Ledger {
     rules: Rules,
     /// The number of dumps until now.
     epoch: u32,
+    silence: Silence,
+}
+
+/// Effects that nobody wants to be told of, which spares making them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    pub transitions: bool,
+    pub connections: bool,
 }
 
 /// Who is told what events mean.
@@ -286,6 +294,10 @@ impl Ledger {
     pub fn sockets(&self) -> impl Iterator<Item = Socket<'_>> {
         let entries = self.sockets.iter();
         entries.map(|(_, entry)| entry.view(entry.process.and_then(|id| self.owners.get(id))))
+    }
+
+    pub fn keep_silent(&mut self, silence: Silence) {
+        self.silence = silence;
     }
 
     /// How the running kernel gives out ports.

@@ -107,12 +107,13 @@ impl Sockets {
     /// had the 4-tuple.
     pub(super) fn update(&mut self, slot: Slot, change: impl FnOnce(&mut Entry)) -> Option<Slot> {
         let entry = &mut self[slot];
-        let before = entry.claims();
+        let before = entry.basis();
         change(entry);
-        let after = entry.claims();
+        let after = entry.basis();
         if before == after {
             return None;
         }
+        let (before, after) = (before.claims(), after.claims());
         self.claim(before, after);
         if before.place == after.place {
             return None;

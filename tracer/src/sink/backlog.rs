@@ -13,6 +13,9 @@ use crate::{
 const CHUNK: usize = 256 << 10;
 const PIECES: usize = 32;
 
+/// Batches that are not so many times smaller or larger become a piece as they are.
+const WHOLE: usize = 4;
+
 /// Of a full backlog such a part is dropped at once: then it is not searched for each line.
 const SHED: usize = 8;
 
@@ -82,12 +85,34 @@ impl Backlog {
 
     /// Appends lines. Answers whether lines that introduce processes had to go.
     pub fn push(&mut self, lines: &Batch) -> bool {
-        let introduced = self.dropped.of(Kind::Process);
         self.append(lines);
+        self.keep_to_limit()
+    }
+
+    /// Answers as [`push`](Self::push) does.
+    fn keep_to_limit(&mut self) -> bool {
+        let introduced = self.dropped.of(Kind::Process);
         if self.size() > self.limit {
             self.shed(self.limit - self.limit / SHED);
         }
         self.dropped.of(Kind::Process) > introduced
+    }
+
+    /// As [`push`](Self::push), and takes a batch of the right size as it is: what remains of it is no longer needed.
+    pub fn give(&mut self, lines: &mut Batch) -> bool {
+        let length = lines.bytes().len();
+        if length < self.chunk / WHOLE || length > self.chunk * WHOLE {
+            return self.push(lines);
+        }
+        let mut ranks = <[u32; RANKS]>::default();
+        for line in lines.lines() {
+            ranks[rank(line.kind)] += 1;
+        }
+        self.lines += lines.len() as u64;
+        let lines = std::mem::replace(lines, self.spare.take().unwrap_or_default());
+        self.chunks.push_back(Chunk { lines, ranks });
+        self.measure();
+        self.keep_to_limit()
     }
 
     /// Appends lines even if there is no room: the last ones of a run, which say what was dropped.
@@ -104,7 +129,7 @@ impl Backlog {
     pub fn take(&mut self, used: Option<Batch>) -> Option<Batch> {
         if let Some(mut used) = used {
             used.clear();
-            self.spare = Some(used).filter(|used| used.size() < 2 * CHUNK);
+            self.spare = Some(used).filter(|used| used.size() < 2 * WHOLE * CHUNK);
         }
         let chunk = self.chunks.pop_front().map(|chunk| chunk.lines);
         self.lines -= chunk.as_ref().map_or(0, |lines| lines.len() as u64);

@@ -85,6 +85,20 @@ impl Output {
         self.check()
     }
 
+    /// As [`send`](Self::send), and empties the batch.
+    pub fn give(&mut self, lines: &mut Batch) -> io::Result<()> {
+        // There are no lines for a recorder alone.
+        let sent = match (self.writers.as_slice(), &self.recorder) {
+            ([writer], None) => {
+                self.forgot |= writer.give(lines);
+                self.check()
+            }
+            _ => self.send(lines),
+        };
+        lines.clear();
+        sent
+    }
+
     /// Takes the last lines, for which there is always room.
     pub fn send_last(&mut self, lines: &Batch) {
         for writer in self.writers.iter().chain(&self.recorder) {

@@ -97,6 +97,17 @@ impl Writer {
         forgot
     }
 
+    /// As [`push`](Self::push), and may take the batch as it is: what remains of it is no longer needed.
+    pub(super) fn give(&self, lines: &mut Batch) -> bool {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return false;
+        }
+        let forgot = state.backlog.give(lines);
+        self.shared.work.notify_one();
+        forgot
+    }
+
     /// The last lines of the run.
     pub(super) fn push_last(&self, lines: &Batch) {
         let mut state = self.shared.lock();

@@ -127,6 +127,10 @@ impl Lines {
         &self.batch
     }
 
+    pub(super) fn batch_mut(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
     /// The same, as text.
     pub fn bytes(&self) -> &[u8] {
         self.batch.bytes()
@@ -298,7 +302,7 @@ impl Lines {
         };
         let written = self
             .batch
-            .write(B::KIND, detail, |bytes| serde_json::to_writer(bytes, &line));
+            .write(B::KIND, detail, |bytes| B::write(&line, bytes));
         match written {
             Ok(()) if detail => self.details += 1,
             Ok(()) => self.count += 1,

@@ -2,11 +2,12 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, hash_map::Entry},
     io,
     time::Duration,
 };
 
+use foldhash::{HashMap, HashMapExt};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     filter::Filter,
     host::process::Processes,
     input::{Beginning, FORMAT, Input},
-    ledger::{Effect, Ledger, Resynced},
+    ledger::{Effect, Ledger, Resynced, Silence},
     metrics::Tallies,
     pool::{Rules, Settings},
     record::{self, Seeded, Table, Where, milliseconds},
@@ -149,6 +150,11 @@ impl Stream {
     /// Which lines are written.
     pub fn select(&mut self, filter: Filter) {
         self.traced = filter.needs().netns;
+        let silent = |kind| !filter.emits(kind) && !filter.records_all();
+        self.ledger.keep_silent(Silence {
+            transitions: silent(record::Kind::State),
+            connections: silent(record::Kind::Connection),
+        });
         self.lines.filter = filter;
     }
 
@@ -201,6 +207,11 @@ impl Stream {
     /// The lines since the last call to [`clear`](Self::clear).
     pub fn batch(&self) -> &Batch {
         self.lines.batch()
+    }
+
+    /// The same, for whoever takes them away.
+    pub fn batch_mut(&mut self) -> &mut Batch {
+        self.lines.batch_mut()
     }
 
     /// The same, as text.

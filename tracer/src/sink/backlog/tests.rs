@@ -45,6 +45,34 @@ fn lines_come_out_as_they_went_in() {
 }
 
 #[test]
+fn batches_of_any_size_are_given_away_in_order() {
+    let mut backlog = Backlog::new(LIMIT, false);
+    let mut next = 0;
+    for length in [1, 30, 40, 160, 700, 1, 160, 3, 900] {
+        let mut batch = lines(Kind::State, next..next + length);
+        assert!(!backlog.give(&mut batch));
+        next += length;
+    }
+    assert_eq!(backlog.lines(), u64::from(next));
+    let expected: Vec<_> = (0..next).map(|at| (Kind::State, at)).collect();
+    assert_eq!(drain(&mut backlog), expected);
+    assert_eq!((backlog.lines(), backlog.size()), (0, 0));
+}
+
+#[test]
+fn batches_that_are_given_away_keep_to_the_limit() {
+    let mut backlog = Backlog::new(LIMIT, false);
+    backlog.give(&mut lines(Kind::ConnectFailed, 0..160));
+    for _ in 0..100 {
+        backlog.give(&mut lines(Kind::State, 0..160));
+        assert!(backlog.size() <= LIMIT);
+    }
+    let dropped = backlog.take_dropped();
+    assert!(dropped.total() > 0 && dropped.total() == dropped.of(Kind::State));
+    assert_eq!(backlog.lines() + dropped.total(), 160 * 101);
+}
+
+#[test]
 fn the_oldest_of_the_least_dear_go_first() {
     let mut backlog = Backlog::new(LIMIT, false);
     backlog.push(&lines(Kind::ConnectFailed, 0..100));
