@@ -202,6 +202,7 @@ mod tests {
             result,
             reason: None,
             note: None,
+            failed_first: None,
         });
         Report {
             name: name.into(),
