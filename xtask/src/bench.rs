@@ -2,35 +2,39 @@
 //!
 //! The load's own CPU time grows by what is done in it (the kernel runs BPF programs in the context that has the event),
 //! and the observer uses its own: their sum for a connection is what watching costs. Repetitions are shuffled, so that a
-//! machine that drifts does so for all; medians are shown.
+//! machine that drifts does so for all; medians are shown. docs/performance.md says it all in plain words.
 
 mod bpf;
 mod cpu;
 pub(crate) mod load;
 #[path = "../../tracer/tests/loopback/mod.rs"]
 mod loopback;
+mod markdown;
+mod mode;
 mod observer;
+mod output;
+mod rounds;
 mod table;
+mod tracefs;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Serialize;
 
 use self::{
-    load::{Kind, Load},
-    observer::{Lines, MODES, Mode, Observer, Seen},
+    load::Kind,
+    mode::{MODES, Mode},
+    rounds::Rounds,
+    table::Table,
 };
 use crate::{
     cargo,
     process::{is_root, say, target_directory},
 };
-
-const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -40,7 +44,7 @@ pub(crate) struct Options {
     /// Connections of each load
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     connections: u64,
-    /// Connections per second; 0: as fast as it goes
+    /// Connections per second, whether or not the last one was slow (open loop); 0: as fast as it goes (closed loop)
     #[arg(long, default_value_t = 0)]
     rate: u64,
     /// How the connections end
@@ -55,26 +59,15 @@ pub(crate) struct Options {
     /// Let load and observer run where the kernel wants, instead of on CPU 0 and 1
     #[arg(long)]
     no_pin: bool,
+    /// Keep every CPU busy: as many loads as there are CPUs, which make the connections and the rate together; nothing is pinned
+    #[arg(long)]
+    saturate: bool,
     /// Also write every measurement there
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// One load that was watched once.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Measurement {
-    load: Kind,
-    observer: &'static str,
-    /// With `kernel.bpf_stats_enabled`, which costs something itself: only `bpf_ns` counts.
-    with_bpf_stats: bool,
-    connections: u64,
-    seconds: f64,
-    load_cpu_us: f64,
-    observer_cpu_us: f64,
-    resident_mib: f64,
-    bpf_ns: f64,
-    lines: u64,
-    expected_lines: Option<u64>,
+    /// Also put the tables into this page: each replaces the one of its name, or comes last
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -82,28 +75,69 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         is_root(),
         "network namespaces and tracing need root: run this as root"
     );
+    tracefs::ensure()?;
     let tracer = match &options.tracer {
         Some(program) => program.clone(),
         None => cargo::tracer()?,
     };
-    let modes = options.modes(&tracer)?;
     let scratch = target_directory().join("bench");
     fs::create_dir_all(&scratch).with_context(|| format!("{} can't be made", scratch.display()))?;
-    let bench = Bench {
-        options,
-        tracer: &tracer,
-        scratch: &scratch,
-    };
-    let measurements = bench.all(&modes)?;
-    table::print(&measurements);
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&measurements)?;
-        fs::write(file, text).with_context(|| format!("{} can't be written", file.display()))?;
-    }
-    Ok(())
+    options.compare(&tracer, &scratch)
 }
 
 impl Options {
+    /// tracer's modes and the peers, load by load.
+    fn compare(&self, tracer: &Path, scratch: &Path) -> Result<()> {
+        let modes = self.modes(tracer)?;
+        let rounds = Rounds {
+            options: self,
+            tracer,
+            scratch,
+        };
+        let measurements = rounds.all(&modes)?;
+        if let Some(file) = &self.json {
+            let text = serde_json::to_string_pretty(&measurements)?;
+            fs::write(file, text)
+                .with_context(|| format!("{} can't be written", file.display()))?;
+        }
+        let tables = table::of(&measurements, &self.circumstances());
+        tables.iter().try_for_each(|table| self.show(table))
+    }
+
+    fn show(&self, table: &Table) -> Result<()> {
+        println!("\n{}", table.text());
+        match &self.markdown {
+            Some(page) => markdown::put(page, &table.name, &table.markdown()),
+            None => Ok(()),
+        }
+    }
+
+    /// What a table's name says beside its load.
+    fn circumstances(&self) -> String {
+        let saturated = if self.saturate {
+            ", every CPU busy"
+        } else {
+            ""
+        };
+        match self.rate {
+            0 => saturated.to_owned(),
+            rate => format!("{saturated}, {rate} per second"),
+        }
+    }
+
+    /// The CPU for the load (0) or the observer (1); `None`: any.
+    fn pin(&self, cpu: usize) -> Option<usize> {
+        (!self.no_pin && !self.saturate).then_some(cpu)
+    }
+
+    /// How many loads there are at a time.
+    fn processes(&self) -> Result<u64> {
+        match self.saturate {
+            true => Ok(u64::try_from(thread::available_parallelism()?.get())?),
+            false => Ok(1),
+        }
+    }
+
     fn modes(&self, tracer: &Path) -> Result<Vec<&'static Mode>> {
         for name in &self.observers {
             let names: Vec<_> = MODES.iter().map(|mode| mode.name).collect();
@@ -126,121 +160,5 @@ impl Options {
             say(&format!("{} is not installed here: left out", mode.name));
         }
         Ok(here)
-    }
-}
-
-struct Bench<'a> {
-    options: &'a Options,
-    tracer: &'a Path,
-    scratch: &'a Path,
-}
-
-impl Bench<'_> {
-    fn all(&self, modes: &[&'static Mode]) -> Result<Vec<Measurement>> {
-        let mut measurements = Vec::new();
-        for kind in &self.options.loads {
-            for repetition in 0..self.options.repetitions {
-                for mode in shuffled(modes, repetition) {
-                    say(&format!(
-                        "{}: {} ({})",
-                        kind.name(),
-                        mode.name,
-                        repetition + 1
-                    ));
-                    measurements.push(self.measure(*kind, mode, false)?);
-                }
-            }
-            for mode in modes.iter().filter(|mode| mode.name != "none") {
-                say(&format!(
-                    "{}: {}, with BPF statistics",
-                    kind.name(),
-                    mode.name
-                ));
-                measurements.push(self.measure(*kind, mode, true)?);
-            }
-        }
-        Ok(measurements)
-    }
-
-    fn measure(
-        &self,
-        kind: Kind,
-        mode: &'static Mode,
-        with_bpf_stats: bool,
-    ) -> Result<Measurement> {
-        let pin = |cpu| (!self.options.no_pin).then_some(cpu);
-        let observer = Observer::start(mode, self.tracer, self.scratch, pin(1))?;
-        let _stats = with_bpf_stats.then(Statistics::enable).transpose()?;
-        let Options {
-            connections, rate, ..
-        } = *self.options;
-        let load = load::measure(kind, connections, rate, pin(0))?;
-        let seen = observer
-            .map(Observer::stop)
-            .transpose()?
-            .unwrap_or_default();
-        Ok(measurement(kind, mode, &load, &seen, with_bpf_stats))
-    }
-}
-
-fn measurement(
-    kind: Kind,
-    mode: &'static Mode,
-    load: &Load,
-    seen: &Seen,
-    with_bpf_stats: bool,
-) -> Measurement {
-    let each = |seconds: f64, count: u64| seconds * 1e6 / count as f64;
-    Measurement {
-        load: kind,
-        observer: mode.name,
-        with_bpf_stats,
-        connections: load.connections,
-        seconds: load.seconds,
-        load_cpu_us: each(load.cpu_seconds, load.connections),
-        observer_cpu_us: each(seen.cpu_seconds, load.in_all),
-        resident_mib: seen.resident_mib,
-        bpf_ns: seen.bpf.ns as f64 / load.in_all as f64,
-        lines: seen.lines,
-        expected_lines: match mode.lines {
-            Lines::Unknown => None,
-            Lines::Transitions => Some(load.in_all * kind.transitions()),
-            Lines::Each(lines) => Some(load.in_all * lines),
-        },
-    }
-}
-
-/// Each repetition in another order, the same in every run.
-fn shuffled(modes: &[&'static Mode], repetition: u32) -> Vec<&'static Mode> {
-    let mut order: BTreeMap<u64, &'static Mode> = BTreeMap::new();
-    for (number, mode) in (1..).zip(modes) {
-        // Multiplying by an odd constant permutes; SplitMix64's spreads well.
-        let key = (number + u64::from(repetition) * 977).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        order.insert(
-            key.rotate_left(31).wrapping_mul(0xBF58_476D_1CE4_E5B9),
-            mode,
-        );
-    }
-    order.into_values().collect()
-}
-
-/// `kernel.bpf_stats_enabled`, as long as this lives.
-struct Statistics {
-    before: String,
-}
-
-impl Statistics {
-    fn enable() -> Result<Self> {
-        let before = fs::read_to_string(STATS).context("BPF statistics can't be read")?;
-        fs::write(STATS, "1").context("BPF statistics can't be enabled")?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(STATS, &self.before) {
-            say(&format!("{STATS} can't be set back: {error}"));
-        }
     }
 }

@@ -43,7 +43,7 @@ enum Command {
     /// Measure what watching costs, beside the peers that are installed
     Bench(bench::Options),
     #[command(hide = true)]
-    BenchLoad(bench::load::Options),
+    BenchLoad(bench::load::Order),
 }
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Command::Soak(options) => soak::run(&options),
         Command::Vm(options) => vm::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::BenchLoad(options) => bench::load::run(&options),
+        Command::BenchLoad(order) => bench::load::run(&order),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

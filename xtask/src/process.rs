@@ -1,5 +1,7 @@
 //! Running other programs: with errors that name the command, and as root where that is needed.
 
+mod usage;
+
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -7,6 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+
+pub(crate) use self::usage::wait;
 
 /// Directories that hold system programs but are missing from an ordinary user's PATH on Debian.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];

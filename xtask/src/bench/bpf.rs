@@ -1,40 +1,66 @@
 //! A process's BPF programs, by the descriptors that it holds (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c).
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::CStr,
+    fs, io,
+    mem::offset_of,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
 
-/// Since the programs were loaded.
+use anyhow::{Context as _, Result};
+
+use crate::process::say;
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// `enum bpf_cmd` of include/uapi/linux/bpf.h.
+const PROG_GET_FD_BY_ID: u32 = 13;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+
+/// Since the program was loaded, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) runs: u64,
     pub(crate) ns: u64,
 }
 
-/// How many programs it has loaded.
-pub(crate) fn programs(pid: u32) -> usize {
-    all(pid).len()
+/// Ids of the programs that it has loaded.
+pub(crate) fn ids(pid: u32) -> BTreeSet<u32> {
+    held(pid).into_keys().collect()
 }
 
-pub(crate) fn stats(pid: u32) -> Stats {
-    let programs = all(pid).into_values();
-    programs.fold(Stats::default(), |sum, program| Stats {
-        runs: sum.runs + program.runs,
-        ns: sum.ns + program.ns,
-    })
+/// What its programs did, by their names; those of one name are added up.
+pub(crate) fn programs(pid: u32) -> Result<BTreeMap<String, Stats>> {
+    let mut programs: BTreeMap<String, Stats> = BTreeMap::new();
+    for (id, stats) in held(pid) {
+        let name = name(id).with_context(|| format!("the BPF program {id} has no name"))?;
+        let all = programs.entry(name).or_default();
+        *all = Stats {
+            runs: all.runs + stats.runs,
+            ns: all.ns + stats.ns,
+        };
+    }
+    Ok(programs)
+}
+
+/// What the kernel says of each of its descriptors.
+fn fdinfo(pid: u32) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    let entries = entries.into_iter().flatten().flatten();
+    entries.filter_map(|entry| fs::read_to_string(entry.path()).ok())
 }
 
 /// By id: several descriptors may lead to one.
-fn all(pid: u32) -> BTreeMap<u64, Stats> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
-    let entries = entries.into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    texts
+fn held(pid: u32) -> BTreeMap<u32, Stats> {
+    fdinfo(pid)
         .filter_map(|text| {
             let id = field(&text, "prog_id:").filter(|_| text.contains("run_time_ns:"))?;
             let stats = Stats {
                 runs: field(&text, "run_cnt:")?,
                 ns: field(&text, "run_time_ns:")?,
             };
-            Some((id, stats))
+            Some((u32::try_from(id).ok()?, stats))
         })
         .collect()
 }
@@ -42,4 +68,70 @@ fn all(pid: u32) -> BTreeMap<u64, Stats> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().parse().ok()
+}
+
+/// The beginning of `struct bpf_prog_info`, up to the name.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    before: [u64; 8],
+    name: [u8; 16],
+}
+
+// `name` follows load_time, created_by_uid, nr_map_ids and map_ids.
+const _: () = assert!(offset_of!(Info, name) == 64);
+
+/// What the kernel calls a program: the first 15 bytes of its name.
+fn name(id: u32) -> io::Result<String> {
+    let program = bpf(PROG_GET_FD_BY_ID, &mut [id, 0, 0, 0])?;
+    // SAFETY: the call has made this descriptor, and nobody else has it.
+    let program = unsafe { OwnedFd::from_raw_fd(program) };
+    let mut info = Info::default();
+    let address = (&raw mut info).addr() as u64;
+    let [low, high] = [address as u32, (address >> 32) as u32];
+    let words = [
+        program.as_raw_fd().cast_unsigned(),
+        size_of::<Info>() as u32,
+    ];
+    bpf(OBJ_GET_INFO_BY_FD, &mut [words[0], words[1], low, high])?;
+    let name = CStr::from_bytes_until_nul(&info.name).map_err(io::Error::other)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// bpf(2), with the words that `union bpf_attr` begins with; little-endian.
+fn bpf(command: u32, attributes: &mut [u32; 4]) -> io::Result<i32> {
+    // SAFETY: the kernel reads so many bytes; where they hold an address, it is of an `Info` that outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_ptr(),
+            size_of_val(attributes),
+        )
+    };
+    match i32::try_from(result) {
+        Ok(result @ 0..) => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `kernel.bpf_stats_enabled`, as long as this lives.
+pub(crate) struct Statistics {
+    before: String,
+}
+
+impl Statistics {
+    pub(crate) fn enable() -> Result<Self> {
+        let before = fs::read_to_string(STATS).context("BPF statistics can't be read")?;
+        fs::write(STATS, "1").context("BPF statistics can't be enabled")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(STATS, &self.before) {
+            say(&format!("{STATS} can't be set back: {error}"));
+        }
+    }
 }

@@ -1,10 +1,11 @@
-//! Who watches the load: nobody, tracer in its modes, or a peer that is installed here.
+//! One that watches the load: it is started, left alone, stopped, and asked what it cost.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
-    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -12,127 +13,37 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{bpf, cpu};
-use crate::process::find;
+use super::{bpf, cpu, mode::Mode, output};
+use crate::process::wait;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What an observer has to catch up with.
 const REST: Duration = Duration::from_millis(1500);
 
-/// A way to watch.
-pub(crate) struct Mode {
-    pub(crate) name: &'static str,
-    program: Program,
-    arguments: &'static [&'static str],
-    /// Its lines that count hold all of these.
-    counts: &'static [&'static str],
-    /// How many of those a connection should give; none: not known.
-    pub(crate) lines: Lines,
-}
-
-enum Program {
-    Nobody,
-    Tracer,
-    /// The first of these that is installed.
-    Peer(&'static [&'static str]),
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Lines {
-    Unknown,
-    Transitions,
-    /// So many for a connection that comes about.
-    Each(u64),
-}
-
-const BPFTRACE: &str = "tracepoint:sock:inet_sock_set_state /args.protocol == 6/ { printf(\"%llu %s %d %d %d %d %d\\n\", \
-                        nsecs, comm, pid, args.sport, args.dport, args.oldstate, args.newstate); }";
-
-/// Nobody comes first: the others are measured against that.
-pub(crate) const MODES: [Mode; 6] = [
-    Mode {
-        name: "none",
-        program: Program::Nobody,
-        arguments: &[],
-        counts: &[],
-        lines: Lines::Unknown,
-    },
-    Mode {
-        name: "tracer",
-        program: Program::Tracer,
-        arguments: &[],
-        counts: &["\"type\":\"state\"", "\"old\":\""],
-        lines: Lines::Transitions,
-    },
-    Mode {
-        name: "tracer-coalesced",
-        program: Program::Tracer,
-        arguments: &["--coalesce-failures"],
-        counts: &["\"type\":\"state\"", "\"old\":\""],
-        lines: Lines::Transitions,
-    },
-    Mode {
-        name: "tcpstates",
-        program: Program::Peer(&["tcpstates", "tcpstates-bpfcc"]),
-        arguments: &[],
-        counts: &["->"],
-        lines: Lines::Transitions,
-    },
-    Mode {
-        name: "tcplife",
-        program: Program::Peer(&["tcplife", "tcplife-bpfcc"]),
-        arguments: &[],
-        counts: &["127.0.0.1"],
-        lines: Lines::Each(2),
-    },
-    Mode {
-        name: "bpftrace",
-        program: Program::Peer(&["bpftrace"]),
-        arguments: &["-e", BPFTRACE],
-        counts: &[" "],
-        lines: Lines::Transitions,
-    },
-];
-
-impl Mode {
-    /// `None`: it is not installed here.
-    fn command(&self, tracer: &Path) -> Option<Command> {
-        let program = match self.program {
-            Program::Nobody => return None,
-            Program::Tracer => tracer.to_owned(),
-            Program::Peer(names) => names.iter().find_map(|name| find(name))?,
-        };
-        let mut command = Command::new(program);
-        command.args(self.arguments);
-        Some(command)
-    }
-
-    pub(crate) fn is_here(&self, tracer: &Path) -> bool {
-        matches!(self.program, Program::Nobody) || self.command(tracer).is_some()
-    }
-}
-
-/// One that runs.
-pub(crate) struct Observer<'a> {
+pub(super) struct Observer<'a> {
     mode: &'a Mode,
     child: Child,
     output: PathBuf,
+    errors: PathBuf,
     used: Duration,
 }
 
 /// What it cost and said.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Seen {
-    pub(crate) cpu_seconds: f64,
-    pub(crate) resident_mib: f64,
-    pub(crate) lines: u64,
-    /// Runs of all its programs, and nanoseconds in them; 0 unless `kernel.bpf_stats_enabled` is set.
-    pub(crate) bpf: bpf::Stats,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Of its own, from when it watched to its end: some lines come last.
+    pub(super) cpu_seconds: f64,
+    /// Before its end.
+    pub(super) resident_mib: f64,
+    pub(super) lines: u64,
+    pub(super) lost: Option<u64>,
+    /// By program; nanoseconds are 0 unless `kernel.bpf_stats_enabled` is set.
+    pub(super) bpf: BTreeMap<String, bpf::Stats>,
 }
 
 impl<'a> Observer<'a> {
     /// Answers once it watches; `None` for nobody.
-    pub(crate) fn start(
+    pub(super) fn start(
         mode: &'a Mode,
         tracer: &Path,
         scratch: &Path,
@@ -141,10 +52,10 @@ impl<'a> Observer<'a> {
         let Some(mut command) = mode.command(tracer) else {
             return Ok(None);
         };
-        let output = scratch.join("output");
-        command.stdout(File::create(&output)?).stderr(Stdio::null());
+        let (output, errors) = (scratch.join("output"), scratch.join("errors"));
+        command.stdout(File::create(&output)?);
+        command.stderr(File::create(&errors)?);
         if let Some(cpu) = cpu {
-            use std::os::unix::process::CommandExt as _;
             // SAFETY: between fork and exec only a system call is made.
             unsafe { command.pre_exec(move || cpu::pin(cpu).map_err(std::io::Error::other)) };
         }
@@ -154,65 +65,49 @@ impl<'a> Observer<'a> {
             mode,
             child,
             output,
+            errors,
             used: Duration::ZERO,
         };
-        observer.wait_until_attached()?;
+        wait_until_attached(&mut observer.child, mode.name)
+            .with_context(|| fs::read_to_string(&observer.errors).unwrap_or_default())?;
         observer.used = cpu::of(observer.child.id())?;
         Ok(Some(observer))
     }
 
-    /// It watches once the number of its loaded programs has not changed for a second.
-    fn wait_until_attached(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        let mut before = (0, Instant::now());
-        loop {
-            ensure!(
-                self.child.try_wait()?.is_none(),
-                "{} ended by itself",
-                self.mode.name
-            );
-            let programs = bpf::programs(self.child.id());
-            if programs != before.0 {
-                before = (programs, Instant::now());
-            }
-            if programs > 0 && before.1.elapsed() > Duration::from_secs(1) {
-                return Ok(());
-            }
-            ensure!(
-                begin.elapsed() < PATIENCE,
-                "{} loads no program",
-                self.mode.name
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// The load is over.
-    pub(crate) fn stop(mut self) -> Result<Seen> {
+    pub(super) fn stop(self) -> Result<Seen> {
         thread::sleep(REST);
         let pid = self.child.id();
-        let seen = Seen {
-            cpu_seconds: cpu::of(pid)?.saturating_sub(self.used).as_secs_f64(),
-            resident_mib: cpu::resident(pid)?,
-            bpf: bpf::stats(pid),
-            lines: 0,
-        };
+        let (resident_mib, bpf) = (cpu::resident(pid)?, bpf::programs(pid)?);
         let process = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
         kill_process(process, Signal::INT)?;
-        self.child.wait()?;
-        let lines = self.count_lines()?;
+        let (_, used) = wait(pid).with_context(|| format!("{} has gone", self.mode.name))?;
+        let told = output::read(self.mode, &self.output, &self.errors)?;
         fs::remove_file(&self.output)?;
-        Ok(Seen { lines, ..seen })
+        Ok(Seen {
+            cpu_seconds: used.cpu_seconds() - self.used.as_secs_f64(),
+            resident_mib,
+            lines: told.lines,
+            lost: told.lost,
+            bpf,
+        })
     }
+}
 
-    fn count_lines(&self) -> Result<u64> {
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(&self.output)?);
-        let (mut line, mut count) = (Vec::new(), 0);
-        while reader.by_ref().read_until(b'\n', &mut line)? > 0 {
-            let text = String::from_utf8_lossy(&line);
-            count += u64::from(self.mode.counts.iter().all(|part| text.contains(part)));
-            line.clear();
+/// A process watches once the number of its loaded programs has not changed for a second.
+pub(super) fn wait_until_attached(child: &mut Child, name: &str) -> Result<()> {
+    let begin = Instant::now();
+    let mut before = (0, Instant::now());
+    loop {
+        ensure!(child.try_wait()?.is_none(), "{name} ended by itself");
+        let programs = bpf::ids(child.id()).len();
+        if programs != before.0 {
+            before = (programs, Instant::now());
         }
-        Ok(count)
+        if programs > 0 && before.1.elapsed() > Duration::from_secs(1) {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < PATIENCE, "{name} loads no program");
+        thread::sleep(Duration::from_millis(50));
     }
 }

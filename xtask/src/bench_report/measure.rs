@@ -1,15 +1,11 @@
 //! What a program costs.
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    os::unix::process::ExitStatusExt as _,
-    process::{Command, ExitStatus},
-    time::Instant,
-};
+use std::{process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
+
+use crate::process::wait;
 
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Cost {
@@ -30,32 +26,9 @@ pub(super) fn measure(command: &mut Command) -> Result<Cost> {
     ensure!(status.success(), "{status}");
     Ok(Cost {
         wall,
-        cpu: seconds(usage.ru_utime) + seconds(usage.ru_stime),
-        // Linux counts in KiB.
-        rss: u64::try_from(usage.ru_maxrss).unwrap_or_default() * 1024,
+        cpu: usage.cpu_seconds(),
+        rss: usage.most_memory(),
     })
-}
-
-/// The standard library waits, but does not tell what the child used.
-fn wait(pid: u32) -> io::Result<(ExitStatus, libc::rusage)> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    let (mut status, mut usage) = (0, MaybeUninit::zeroed());
-    loop {
-        // SAFETY: both point to memory of the types that the call fills.
-        let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
-        if waited == pid {
-            // SAFETY: all zeroes are a valid `rusage`, and the call has filled it.
-            return Ok((ExitStatus::from_raw(status), unsafe { usage.assume_init() }));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-fn seconds(time: libc::timeval) -> f64 {
-    time.tv_sec as f64 + time.tv_usec as f64 / 1e6
 }
 
 /// Each figure's own.
