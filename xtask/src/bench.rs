@@ -6,6 +6,7 @@
 
 mod bpf;
 mod cpu;
+mod figures;
 pub(crate) mod load;
 #[path = "../../tracer/tests/loopback/mod.rs"]
 mod loopback;
@@ -26,6 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use self::{
+    figures::Figure,
     load::Kind,
     mode::{MODES, Mode},
     rounds::Rounds,
@@ -62,8 +64,11 @@ pub(crate) struct Options {
     /// Keep every CPU busy: as many loads as there are CPUs, which make the connections and the rate together; nothing is pinned
     #[arg(long)]
     saturate: bool,
+    /// Figures of tracer alone, instead of the comparison
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    figures: Vec<Figure>,
     /// Also write every measurement there
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "figures")]
     json: Option<PathBuf>,
     /// Also put the tables into this page: each replaces the one of its name, or comes last
     #[arg(long, value_name = "FILE")]
@@ -80,6 +85,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(program) => program.clone(),
         None => cargo::tracer()?,
     };
+    if !options.figures.is_empty() {
+        return figures::measure(&options.figures, &tracer, &mut |table| options.show(table));
+    }
     let scratch = target_directory().join("bench");
     fs::create_dir_all(&scratch).with_context(|| format!("{} can't be made", scratch.display()))?;
     options.compare(&tracer, &scratch)

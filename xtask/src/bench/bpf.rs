@@ -44,6 +44,18 @@ pub(crate) fn programs(pid: u32) -> Result<BTreeMap<String, Stats>> {
     Ok(programs)
 }
 
+/// Nanoseconds in all its programs.
+pub(crate) fn ns(pid: u32) -> u64 {
+    held(pid).values().map(|stats| stats.ns).sum()
+}
+
+/// Bytes of memory of its maps.
+pub(crate) fn maps(pid: u32) -> u64 {
+    let maps = fdinfo(pid);
+    let maps = maps.filter_map(|text| Some((field(&text, "map_id:")?, field(&text, "memlock:")?)));
+    maps.collect::<BTreeMap<_, _>>().values().sum()
+}
+
 /// What the kernel says of each of its descriptors.
 fn fdinfo(pid: u32) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));

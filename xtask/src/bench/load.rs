@@ -4,6 +4,7 @@
 mod make;
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -11,8 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::make::PORT;
 pub(crate) use self::make::run;
+pub(super) use self::make::{PORT, enter_namespace};
 
 /// How connections end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -113,6 +114,21 @@ pub(super) fn hold(order: &Order, processes: u64) -> Result<(Load, Vec<Running>)
         load = load.and(each.done()?);
     }
     Ok((load, running))
+}
+
+/// Sockets in TIME_WAIT (or FIN_WAIT2, without a socket) in the loads' network namespaces.
+pub(super) fn timewait(loads: &[Running]) -> Result<u64> {
+    let mut sum = 0;
+    for load in loads {
+        let path = format!("/proc/{}/net/sockstat", load.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("{path} can't be read"))?;
+        let count = text.split_once(" tw ").map(|(_, rest)| rest);
+        let count = count.and_then(|rest| rest.split_whitespace().next());
+        sum += count
+            .with_context(|| format!("no tw in {path}"))?
+            .parse::<u64>()?;
+    }
+    Ok(sum)
 }
 
 /// A load that is ready, at work, or done; its network namespace lasts as long.

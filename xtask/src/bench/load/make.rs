@@ -46,7 +46,7 @@ pub(crate) fn run(order: &Order) -> Result<()> {
 }
 
 /// A new one for this thread alone, with loopback, so many ports, and room for TIME_WAIT.
-fn enter_namespace(ports: &str) -> Result<()> {
+pub(in super::super) fn enter_namespace(ports: &str) -> Result<()> {
     // SAFETY: `NEWNET` touches no descriptor table.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("a network namespace needs root")?;
     loopback::up()?;
