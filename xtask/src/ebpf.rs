@@ -1,10 +1,12 @@
 //! The committed BPF object: builds it, byte for byte the same everywhere, and tells whether the
 //! committed one is what today's sources give.
 
+pub(crate) mod instructions;
 mod manifest;
 mod toolchain;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -13,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{run, say, target_directory, workspace};
+use instructions::Instructions;
 use manifest::Manifest;
 use toolchain::Toolchain;
 
@@ -24,7 +27,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Registers of kprobes are read as this architecture has them; everything else is the same for all.
 const KPROBE_ARCHITECTURE: &str = "x86_64";
 
-/// Builds the object and its manifest into the tree.
+/// Builds the object, its manifest and the count of its instructions into the tree.
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::find()?;
     let object = compile(&toolchain)?;
@@ -33,6 +36,9 @@ pub(crate) fn build() -> Result<()> {
     fs::write(directory.join("tracer.o"), &object)?;
     let manifest = Manifest::of(&object)?;
     manifest.write(&directory)?;
+    let mut instructions = Instructions::read(&directory)?;
+    instructions.set_object(&object)?;
+    instructions.write(&directory)?;
     say(&format!(
         "{COMMITTED}/tracer.o: {} bytes, SHA-256 {}",
         object.len(),
@@ -46,6 +52,7 @@ pub(crate) fn verify() -> Result<()> {
     let directory = workspace().join(COMMITTED);
     let committed = fs::read(directory.join("tracer.o")).context("the committed object")?;
     Manifest::read(&directory)?.check(&committed)?;
+    Instructions::read(&directory)?.check(&committed)?;
     let toolchain = match Toolchain::find() {
         Ok(toolchain) => toolchain,
         Err(error) => {
@@ -64,6 +71,14 @@ pub(crate) fn verify() -> Result<()> {
         "{COMMITTED}/tracer.o is what today's sources give"
     ));
     Ok(())
+}
+
+/// Keeps what the verifiers of these kernels said, by series.
+pub(crate) fn record(verified: BTreeMap<String, instructions::Counts>) -> Result<()> {
+    let directory = workspace().join(COMMITTED);
+    let mut instructions = Instructions::read(&directory)?;
+    instructions.set_verified(verified);
+    instructions.write(&directory)
 }
 
 /// clippy on the kernel side.
@@ -176,5 +191,13 @@ mod tests {
         let object = fs::read(directory.join("tracer.o")).unwrap();
         let manifest = Manifest::read(&directory).unwrap();
         manifest.check(&object).unwrap();
+    }
+
+    #[test]
+    fn the_instructions_are_those_of_the_committed_object() {
+        let directory = workspace().join(COMMITTED);
+        let object = fs::read(directory.join("tracer.o")).unwrap();
+        let instructions = Instructions::read(&directory).unwrap();
+        instructions.check(&object).unwrap();
     }
 }

@@ -8,6 +8,7 @@ mod live;
 mod prerequisites;
 mod process;
 mod prometheus;
+mod record_instructions;
 mod report;
 mod run;
 mod soak;
@@ -32,6 +33,8 @@ enum Command {
     BuildEbpf,
     /// Rebuild the BPF object and compare it with the committed one
     VerifyEbpf,
+    /// Record how many instructions of each BPF program the verifiers of the VM matrix go through
+    RecordInstructions(vm::Machine),
     /// Run clippy on the kernel side
     ClippyEbpf,
     /// Check that tracer compiles for a Unix that is not Linux
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::BenchReport(options) => bench_report::run(&options),
         Command::BuildEbpf => ebpf::build(),
         Command::VerifyEbpf => ebpf::verify(),
+        Command::RecordInstructions(machine) => record_instructions::run(&machine),
         Command::ClippyEbpf => ebpf::clippy(),
         Command::CheckUnix => unix::check(),
         Command::Soak(options) => soak::run(&options),

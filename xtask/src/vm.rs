@@ -74,6 +74,8 @@ pub(crate) struct Guest {
     pub(crate) live_test: PathBuf,
     init: PathBuf,
     arguments: Vec<String>,
+    /// Settings of the live tests, beside those of this machine: names and values.
+    variables: Vec<(String, String)>,
 }
 
 impl Guest {
@@ -84,6 +86,7 @@ impl Guest {
             live_test,
             init: cargo::vm_init()?,
             arguments,
+            variables: Vec::new(),
         })
     }
 
@@ -123,6 +126,18 @@ impl Machine {
         self.check()?;
         let kernels = self.kernels(&[])?;
         self.boot_all(&kernels, &Guest::new(programs, live::vm_trials())?)
+    }
+
+    /// What a trial notes on these kernels, with this variable set.
+    pub(crate) fn notes(&self, only: &[&str], trial: &str, variable: &str) -> Result<Vec<String>> {
+        self.check()?;
+        let kernels = self.kernels(&only.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let mut guest = Guest::new(&live::build()?, live::one_trial(trial))?;
+        guest.variables.push((variable.to_owned(), "1".to_owned()));
+        let reports = self.boot_all(&kernels, &guest)?;
+        report::conclude(&reports, false)?;
+        let trials = reports.into_iter().flat_map(|report| report.trials);
+        Ok(trials.filter_map(|trial| trial.note).collect())
     }
 
     /// Whether all of Debian's kernels are booted.

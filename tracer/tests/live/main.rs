@@ -7,7 +7,7 @@
 //! Needs root. `TRACER_BIN` names another tracer than the one cargo built, `TRACER_LIVE_REPORT` a
 //! file that gets one JSON line per trial, `TRACER_LIVE_REFUSED` how many refused connects the leak
 //! test makes, `TRACER_LIVE_ROUNDS` how often the ledger is compared with the kernel in a random life,
-//! `TRACER_LIVE_SEED` which life that is, `TRACER_PROMETHEUS` a directory with `prometheus` and `promtool`.
+//! `TRACER_LIVE_SEED` which life that is, `TRACER_LIVE_COUNT_INSTRUCTIONS` has them counted, `TRACER_PROMETHEUS` a directory with `prometheus` and `promtool`.
 
 mod actor;
 mod bpf;

@@ -58,7 +58,7 @@ impl Guest {
         initramfs.program("/bin/tracer", &self.tracer)?;
         initramfs.program("/bin/live", &self.live_test)?;
         initramfs.text("/vm/arguments", self.arguments.join("\n"));
-        initramfs.text("/vm/environment", environment());
+        initramfs.text("/vm/environment", environment(&self.variables));
         for program in REAL_PROGRAMS.into_iter().filter_map(find) {
             let path = program.to_str().context("a program's path is not UTF-8")?;
             initramfs.program(path, &program)?;
@@ -83,11 +83,12 @@ impl Guest {
     }
 }
 
-/// Settings of the live tests, as lines `NAME=VALUE`: this machine's, on top of ours.
-fn environment() -> String {
+/// Settings of the live tests, as lines `NAME=VALUE`: this machine's, on top of ours, and these on top.
+fn environment(variables: &[(String, String)]) -> String {
     let ours = [REFUSED, ROUNDS].map(|(name, value)| (name.to_owned(), value.to_owned()));
     ours.into_iter()
         .chain(env::vars().filter(|(name, _)| name.starts_with("TRACER_LIVE_")))
+        .chain(variables.iter().cloned())
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect()
 }

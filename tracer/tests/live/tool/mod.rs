@@ -7,6 +7,7 @@ mod deployment;
 mod failures;
 mod healing;
 mod instances;
+mod instructions;
 mod latency;
 mod limits;
 mod metrics;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
         ports::ALL,
         configuration::ALL,
         instances::ALL,
+        instructions::ALL,
         limits::ALL,
         older::ALL,
         healing::ALL,
