@@ -88,9 +88,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.figures.is_empty() {
         return figures::measure(&options.figures, &tracer, &mut |table| options.show(table));
     }
-    let scratch = target_directory().join("bench");
+    // Of its own: another run may measure something else meanwhile, if not well.
+    let scratch = target_directory().join(format!("bench-{}", std::process::id()));
     fs::create_dir_all(&scratch).with_context(|| format!("{} can't be made", scratch.display()))?;
-    options.compare(&tracer, &scratch)
+    let done = options.compare(&tracer, &scratch);
+    fs::remove_dir_all(&scratch)?;
+    done
 }
 
 impl Options {

@@ -143,7 +143,8 @@ pub(super) struct Running {
 impl Running {
     /// Answers once it is ready.
     fn start(order: &Order) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        // Even if it has been built anew since this process started.
+        let mut command = Command::new("/proc/self/exe");
         command.args(["bench-load", order.kind.name()]);
         command.args(["--connections", &order.connections.to_string()]);
         command.args(["--rate", &order.rate.to_string()]);

@@ -26,6 +26,7 @@ pub(super) struct Observer<'a> {
     output: PathBuf,
     errors: PathBuf,
     used: Duration,
+    has_ended: bool,
 }
 
 /// What it cost and said.
@@ -67,6 +68,7 @@ impl<'a> Observer<'a> {
             output,
             errors,
             used: Duration::ZERO,
+            has_ended: false,
         };
         wait_until_attached(&mut observer.child, mode.name)
             .with_context(|| fs::read_to_string(&observer.errors).unwrap_or_default())?;
@@ -75,13 +77,14 @@ impl<'a> Observer<'a> {
     }
 
     /// The load is over.
-    pub(super) fn stop(self) -> Result<Seen> {
+    pub(super) fn stop(mut self) -> Result<Seen> {
         thread::sleep(REST);
         let pid = self.child.id();
         let (resident_mib, bpf) = (cpu::resident(pid)?, bpf::programs(pid)?);
         let process = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
         kill_process(process, Signal::INT)?;
         let (_, used) = wait(pid).with_context(|| format!("{} has gone", self.mode.name))?;
+        self.has_ended = true;
         let told = output::read(self.mode, &self.output, &self.errors)?;
         fs::remove_file(&self.output)?;
         Ok(Seen {
@@ -91,6 +94,16 @@ impl<'a> Observer<'a> {
             lost: told.lost,
             bpf,
         })
+    }
+}
+
+impl Drop for Observer<'_> {
+    /// When something else has failed.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
