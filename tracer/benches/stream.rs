@@ -42,7 +42,18 @@ fn record((number, (sock, old, new)): (usize, (u64, u8, u8))) -> Vec<u8> {
     let mut event = abi::Event::default();
     tell(&mut event, sock, old, new);
     event.ts = 1_000_000_000 + number as u64 * 10_000;
-    bytes(&event)
+    if is_whole(old, new) {
+        return bytes(&event);
+    }
+    event.size = size_of::<abi::Head>() as u16;
+    event.owner = abi::OWNER_NONE;
+    bytes(&event)[..size_of::<abi::Head>()].to_vec()
+}
+
+/// Only the first and the last of a socket tell more than the head.
+fn is_whole(old: u8, new: u8) -> bool {
+    use abi::tcp::*;
+    matches!(old, CLOSE | LISTEN) || matches!(new, CLOSE | TIME_WAIT)
 }
 
 fn tell(event: &mut abi::Event, sock: u64, old: u8, new: u8) {
