@@ -160,7 +160,7 @@ pub struct Trace {
     pub max_sockets: u32,
 
     /// Size of the ring buffer in bytes, or with a suffix K or M; rounded up to a power of two.
-    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = crate::config::ring_size)]
+    #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = crate::config::ring_size)]
     pub ring_size: u32,
 
     /// A destination that has so many percent of its usable ports in use is under pressure: a `pressure` line says so.
