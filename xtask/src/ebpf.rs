@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::process::{run, say, target_directory, workspace};
 use instructions::Instructions;
@@ -21,6 +22,7 @@ use toolchain::Toolchain;
 
 /// Where the object and its manifest are committed.
 const COMMITTED: &str = "tracer/bpf";
+const OBJECT: &str = "tracer.o";
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -31,14 +33,13 @@ const KPROBE_ARCHITECTURE: &str = "x86_64";
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::find()?;
     let object = compile(&toolchain)?;
-    let directory = workspace().join(COMMITTED);
-    fs::create_dir_all(&directory)?;
-    fs::write(directory.join("tracer.o"), &object)?;
+    fs::create_dir_all(workspace().join(COMMITTED))?;
+    fs::write(committed(OBJECT), &object)?;
     let manifest = Manifest::of(&object)?;
-    manifest.write(&directory)?;
-    let mut instructions = Instructions::read(&directory)?;
+    manifest.write()?;
+    let mut instructions = Instructions::read()?;
     instructions.set_object(&object)?;
-    instructions.write(&directory)?;
+    instructions.write()?;
     say(&format!(
         "{COMMITTED}/tracer.o: {} bytes, SHA-256 {}",
         object.len(),
@@ -49,10 +50,9 @@ pub(crate) fn build() -> Result<()> {
 
 /// Rebuilds the object and compares it with the committed one, byte for byte.
 pub(crate) fn verify() -> Result<()> {
-    let directory = workspace().join(COMMITTED);
-    let committed = fs::read(directory.join("tracer.o")).context("the committed object")?;
-    Manifest::read(&directory)?.check(&committed)?;
-    Instructions::read(&directory)?.check(&committed)?;
+    let committed = fs::read(committed(OBJECT)).context("the committed object")?;
+    Manifest::read()?.check(&committed)?;
+    Instructions::read()?.check(&committed)?;
     let toolchain = match Toolchain::find() {
         Ok(toolchain) => toolchain,
         Err(error) => {
@@ -75,10 +75,27 @@ pub(crate) fn verify() -> Result<()> {
 
 /// Keeps what the verifiers of these kernels said, by series.
 pub(crate) fn record(verified: BTreeMap<String, instructions::Counts>) -> Result<()> {
-    let directory = workspace().join(COMMITTED);
-    let mut instructions = Instructions::read(&directory)?;
+    let mut instructions = Instructions::read()?;
     instructions.set_verified(verified);
-    instructions.write(&directory)
+    instructions.write()
+}
+
+fn committed(file: &str) -> PathBuf {
+    workspace().join(COMMITTED).join(file)
+}
+
+/// What is committed beside the object about it, as JSON.
+fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
+    let path = committed(file);
+    let text = fs::read(&path).with_context(|| format!("{}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
+}
+
+fn write<T: Serialize>(file: &str, value: &T) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    let path = committed(file);
+    fs::write(&path, text).with_context(|| format!("{}", path.display()))
 }
 
 /// clippy on the kernel side.
@@ -187,17 +204,13 @@ mod tests {
     /// A stale object can never pass: whoever changes the sources must rebuild it.
     #[test]
     fn the_committed_object_is_of_todays_sources() {
-        let directory = workspace().join(COMMITTED);
-        let object = fs::read(directory.join("tracer.o")).unwrap();
-        let manifest = Manifest::read(&directory).unwrap();
-        manifest.check(&object).unwrap();
+        let object = fs::read(committed(OBJECT)).unwrap();
+        Manifest::read().unwrap().check(&object).unwrap();
     }
 
     #[test]
     fn the_instructions_are_those_of_the_committed_object() {
-        let directory = workspace().join(COMMITTED);
-        let object = fs::read(directory.join("tracer.o")).unwrap();
-        let instructions = Instructions::read(&directory).unwrap();
-        instructions.check(&object).unwrap();
+        let object = fs::read(committed(OBJECT)).unwrap();
+        Instructions::read().unwrap().check(&object).unwrap();
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) use self::usage::wait;
 
@@ -75,6 +76,12 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(SYSTEM_DIRECTORIES.map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// SIGINT, as from a terminal.
+pub(crate) fn interrupt(pid: u32) -> Result<()> {
+    let process = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
+    Ok(kill_process(process, Signal::INT)?)
 }
 
 pub(crate) fn is_root() -> bool {

@@ -10,7 +10,7 @@ use crate::{
     cli, clock,
     config::To,
     diagnosis::surroundings::Surroundings,
-    event::{Endpoint, State},
+    event::Endpoint,
     host::{
         netns::{self, Namespace, Watch},
         process::Processes,
@@ -327,12 +327,8 @@ fn printable(text: &str) -> Cow<'_, str> {
 
 fn sockets(holder: &record::Holder) -> String {
     let states = holder.states.iter();
-    let name = |state: &State| serde_json::to_value(state).ok();
     let mut parts: Vec<String> = states
-        .map(|(state, count)| {
-            let name = name(state).and_then(|name| name.as_str().map(str::to_owned));
-            format!("{} {count}", name.unwrap_or_default())
-        })
+        .map(|(state, count)| format!("{} {count}", state.name()))
         .collect();
     if holder.bound > 0 {
         parts.push(format!("bound {}", holder.bound));

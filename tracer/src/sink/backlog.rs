@@ -1,7 +1,10 @@
 //! Lines that wait for a sink: in order, and in so much memory. Where that is not enough, the oldest of the least dear
 //! are dropped, and counted.
 
-use std::{collections::VecDeque, mem::take};
+use std::{
+    collections::VecDeque,
+    mem::{replace, take},
+};
 
 use super::dropped::{Dropped, RANKS, rank};
 use crate::{
@@ -109,7 +112,7 @@ impl Backlog {
             ranks[rank(line.kind)] += 1;
         }
         self.lines += lines.len() as u64;
-        let lines = std::mem::replace(lines, self.spare.take().unwrap_or_default());
+        let lines = replace(lines, self.spare.take().unwrap_or_default());
         self.chunks.push_back(Chunk { lines, ranks });
         self.measure();
         self.keep_to_limit()

@@ -88,33 +88,28 @@ impl Writer {
 
     /// Never waits for the sink. Answers whether lines that introduce processes had to go.
     pub(super) fn push(&self, lines: &Batch) -> bool {
-        let mut state = self.shared.lock();
-        if state.closed {
-            return false;
-        }
-        let forgot = state.backlog.push(lines);
-        self.shared.work.notify_one();
-        forgot
+        self.put(|backlog| backlog.push(lines))
     }
 
     /// As [`push`](Self::push), and may take the batch as it is: what remains of it is no longer needed.
     pub(super) fn give(&self, lines: &mut Batch) -> bool {
-        let mut state = self.shared.lock();
-        if state.closed {
-            return false;
-        }
-        let forgot = state.backlog.give(lines);
-        self.shared.work.notify_one();
-        forgot
+        self.put(|backlog| backlog.give(lines))
     }
 
     /// The last lines of the run.
     pub(super) fn push_last(&self, lines: &Batch) {
+        self.put(|backlog| backlog.append(lines));
+    }
+
+    /// Puts lines into the backlog, unless nobody will ever read what is written.
+    fn put<T: Default>(&self, put: impl FnOnce(&mut Backlog) -> T) -> T {
         let mut state = self.shared.lock();
-        if !state.closed {
-            state.backlog.append(lines);
-            self.shared.work.notify_one();
+        if state.closed {
+            return T::default();
         }
+        let done = put(&mut state.backlog);
+        self.shared.work.notify_one();
+        done
     }
 
     /// Memory of the lines that wait, bytes.

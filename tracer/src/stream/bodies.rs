@@ -16,7 +16,6 @@ impl Lines {
     pub fn effect(&mut self, effect: &Effect) {
         match effect {
             Effect::Transition(transition) => self.transition(transition),
-            Effect::Connection(_) if self.omits_connections => {}
             Effect::Connection(connection) => self.connection(connection),
         }
     }

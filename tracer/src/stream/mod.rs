@@ -279,7 +279,10 @@ impl Stream {
 
     /// Leaves out lines of type `connection` from now on.
     pub fn omit_connections(&mut self) {
-        self.lines.omits_connections = true;
+        self.ledger.keep_silent(Silence {
+            connections: true,
+            ..Silence::default()
+        });
     }
 
     /// Looks at the settings of a network namespace, which may have changed.

@@ -18,35 +18,24 @@ const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 
-/// Since the program was loaded, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Stats {
-    pub(crate) runs: u64,
-    pub(crate) ns: u64,
-}
-
 /// Ids of the programs that it has loaded.
 pub(crate) fn ids(pid: u32) -> BTreeSet<u32> {
     held(pid).into_keys().collect()
 }
 
-/// What its programs did, by their names; those of one name are added up.
-pub(crate) fn programs(pid: u32) -> Result<BTreeMap<String, Stats>> {
-    let mut programs: BTreeMap<String, Stats> = BTreeMap::new();
-    for (id, stats) in held(pid) {
+/// Nanoseconds in its programs, by their names; those of one name are added up.
+pub(crate) fn programs(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let mut programs = BTreeMap::new();
+    for (id, ns) in held(pid) {
         let name = name(id).with_context(|| format!("the BPF program {id} has no name"))?;
-        let all = programs.entry(name).or_default();
-        *all = Stats {
-            runs: all.runs + stats.runs,
-            ns: all.ns + stats.ns,
-        };
+        *programs.entry(name).or_default() += ns;
     }
     Ok(programs)
 }
 
 /// Nanoseconds in all its programs.
 pub(crate) fn ns(pid: u32) -> u64 {
-    held(pid).values().map(|stats| stats.ns).sum()
+    held(pid).values().sum()
 }
 
 /// Bytes of memory of its maps.
@@ -63,16 +52,12 @@ fn fdinfo(pid: u32) -> impl Iterator<Item = String> {
     entries.filter_map(|entry| fs::read_to_string(entry.path()).ok())
 }
 
-/// By id: several descriptors may lead to one.
-fn held(pid: u32) -> BTreeMap<u32, Stats> {
+/// Nanoseconds since a program was loaded, by its id: several descriptors may lead to one.
+fn held(pid: u32) -> BTreeMap<u32, u64> {
     fdinfo(pid)
         .filter_map(|text| {
-            let id = field(&text, "prog_id:").filter(|_| text.contains("run_time_ns:"))?;
-            let stats = Stats {
-                runs: field(&text, "run_cnt:")?,
-                ns: field(&text, "run_time_ns:")?,
-            };
-            Some((u32::try_from(id).ok()?, stats))
+            let id = u32::try_from(field(&text, "prog_id:")?).ok()?;
+            Some((id, field(&text, "run_time_ns:")?))
         })
         .collect()
 }

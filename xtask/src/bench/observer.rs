@@ -11,10 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{bpf, cpu, mode::Mode, output};
-use crate::process::wait;
+use crate::process::{interrupt, wait};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What an observer has to catch up with.
@@ -38,8 +37,8 @@ pub(super) struct Seen {
     pub(super) resident_mib: f64,
     pub(super) lines: u64,
     pub(super) lost: Option<u64>,
-    /// By program; nanoseconds are 0 unless `kernel.bpf_stats_enabled` is set.
-    pub(super) bpf: BTreeMap<String, bpf::Stats>,
+    /// Nanoseconds by program; 0 unless `kernel.bpf_stats_enabled` is set.
+    pub(super) bpf: BTreeMap<String, u64>,
 }
 
 impl<'a> Observer<'a> {
@@ -81,8 +80,7 @@ impl<'a> Observer<'a> {
         thread::sleep(REST);
         let pid = self.child.id();
         let (resident_mib, bpf) = (cpu::resident(pid)?, bpf::programs(pid)?);
-        let process = Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
-        kill_process(process, Signal::INT)?;
+        interrupt(pid)?;
         let (_, used) = wait(pid).with_context(|| format!("{} has gone", self.mode.name))?;
         self.has_ended = true;
         let told = output::read(self.mode, &self.output, &self.errors)?;

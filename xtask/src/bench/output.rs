@@ -41,13 +41,17 @@ pub(super) fn read(mode: &Mode, output: &Path, errors: &Path) -> Result<Told> {
         std::mem::swap(&mut line, &mut last);
     }
     let lost = match mode.program {
-        Program::Tracer => serde_json::from_slice(&last)
-            .ok()
-            .map(|stop: Stop| stop.lost),
+        Program::Tracer => lost(&last),
         Program::Peer(_) => Some(complaints(&fs::read_to_string(errors)?)),
         Program::Nobody => None,
     };
     Ok(Told { lines, lost })
+}
+
+/// Events that tracer lost, by its last line; `None`: that is no `stop` line.
+pub(super) fn lost(last: &[u8]) -> Option<u64> {
+    let stop: Stop = serde_json::from_slice(last).ok()?;
+    Some(stop.lost)
 }
 
 /// Peers complain: "lost 12 events on CPU #1", "Lost 12 events", "Possibly lost 12 samples".

@@ -129,8 +129,8 @@ fn measurement(
         load_cpu_us: each(load.cpu_seconds, load.connections),
         observer_cpu_us: each(seen.cpu_seconds, load.in_all),
         bpf_ns: bpf
-            .filter(|(_, stats)| stats.ns > 0)
-            .map(|(name, stats)| (name, stats.ns as f64 / load.in_all as f64))
+            .filter(|(_, ns)| *ns > 0)
+            .map(|(name, ns)| (name, ns as f64 / load.in_all as f64))
             .collect(),
         resident_mib: seen.resident_mib,
         lines: seen.lines,

@@ -3,12 +3,14 @@
 
 mod count;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-pub(crate) const FILE: &str = "instructions.json";
+use super::{read, write};
+
+const FILE: &str = "instructions.json";
 
 /// By program.
 pub(crate) type Counts = BTreeMap<String, u64>;
@@ -23,17 +25,12 @@ pub(crate) struct Instructions {
 }
 
 impl Instructions {
-    pub(crate) fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join(FILE);
-        let text = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
+    pub(crate) fn read() -> Result<Self> {
+        read(FILE)
     }
 
-    pub(crate) fn write(&self, directory: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        let path = directory.join(FILE);
-        fs::write(&path, text).with_context(|| format!("{}", path.display()))
+    pub(crate) fn write(&self) -> Result<()> {
+        write(FILE, self)
     }
 
     /// Those of another object.

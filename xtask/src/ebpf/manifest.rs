@@ -1,17 +1,15 @@
 //! What the committed object was made from.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    FLAGS, KPROBE_ARCHITECTURE, TARGET,
+    FLAGS, KPROBE_ARCHITECTURE, TARGET, read,
     toolchain::{LINKER, RUSTC},
+    write,
 };
 use crate::process::workspace;
 
@@ -43,17 +41,12 @@ impl Manifest {
         })
     }
 
-    pub(crate) fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join(FILE);
-        let text = fs::read(&path).with_context(|| format!("{}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
+    pub(crate) fn read() -> Result<Self> {
+        read(FILE)
     }
 
-    pub(crate) fn write(&self, directory: &Path) -> Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        let path = directory.join(FILE);
-        fs::write(&path, text).with_context(|| format!("{}", path.display()))
+    pub(crate) fn write(&self) -> Result<()> {
+        write(FILE, self)
     }
 
     /// Whether `object` is the one described, made from today's sources.

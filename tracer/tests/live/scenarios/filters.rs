@@ -201,16 +201,17 @@ pub(crate) fn filters(backend: Backend) -> Result<()> {
 fn in_kernel(scene: &Scene) -> Case {
     let inode = scene.netns.inode.to_string();
     let kinds = "state,connection,usage,connect_failed";
-    Case::new(&["--netns", &inode, "--emit", kinds], move |line| {
-        kinds.split(',').any(|one| kind(line) == one)
-    })
+    Case::new(&["--netns", &inode, "--emit", kinds], is_of(kinds))
 }
 
 fn quiet() -> Case {
     let kinds = "connect_failed,bind_failed,pressure,usage";
-    Case::new(&["--emit", kinds], move |line| {
-        kinds.split(',').any(|one| kind(line) == one)
-    })
+    Case::new(&["--emit", kinds], is_of(kinds))
+}
+
+/// Whether a line is of one of these types, as they are given to `--emit`.
+fn is_of(kinds: &'static str) -> impl Fn(&Value) -> bool {
+    move |line| kinds.split(',').any(|one| kind(line) == one)
 }
 
 fn of_clients() -> Case {

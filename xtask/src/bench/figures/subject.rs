@@ -10,11 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
 
-use super::super::observer::wait_until_attached;
-use crate::process::say;
+use super::super::{observer::wait_until_attached, output};
+use crate::process::{interrupt, say};
 
 /// Until the first comparison with the kernel is over, and everything is quiet.
 const SETTLES: Duration = Duration::from_secs(3);
@@ -29,12 +27,6 @@ pub(super) struct Subject {
 pub(super) struct Line {
     pub(super) at: Instant,
     pub(super) text: String,
-}
-
-/// The part of the `stop` line that counts.
-#[derive(Deserialize)]
-struct Stop {
-    lost: u64,
 }
 
 impl Subject {
@@ -81,14 +73,13 @@ impl Subject {
 
     /// Ends it, and answers with the lines that nobody has taken.
     pub(super) fn stop(mut self) -> Result<Vec<Line>> {
-        let process = Pid::from_raw(i32::try_from(self.pid())?).context("pid 0")?;
-        kill_process(process, Signal::INT)?;
+        interrupt(self.pid())?;
         self.child.wait()?;
         let lines: Vec<_> = self.lines.iter().collect();
-        let stop = lines.last().context("tracer wrote no line")?;
-        let stop: Stop = serde_json::from_str(&stop.text).context("no `stop` line")?;
-        if stop.lost > 0 {
-            say(&format!("tracer lost {} events", stop.lost));
+        let last = lines.last().context("tracer wrote no line")?;
+        let lost = output::lost(last.text.as_bytes()).context("no `stop` line")?;
+        if lost > 0 {
+            say(&format!("tracer lost {lost} events"));
         }
         Ok(lines)
     }
