@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{
     Counters, EADDRINUSE, EADDRNOTAVAIL, Event, Head, KIND_BIND_FAILED, KIND_PORT, KIND_STATE,
-    OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, Socket, Task, tcp,
+    OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task, tcp,
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     words,
 };
 
-/// Emits the first transition of a socket, with all that is to be remembered of it.
+/// Emits the first transition of a socket with an owner, and all that is to be remembered of it.
 #[inline(always)]
 pub(crate) fn first<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: &Socket) {
     let Some(mut record) = Record::<Event>::reserve(sock) else {
@@ -22,11 +22,23 @@ pub(crate) fn first<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: &Socket)
     };
     let event = record.get();
     transition(event, sock, old, new);
-    if new == tcp::SYN_RECV {
-        // Before 6.18 a new child still has its listener's (`inet_csk_clone_lock`).
-        event.cookie = 0;
-    }
     remembered(event, Some(socket));
+    record.submit();
+}
+
+/// Emits the first transition of a listener's child, which nobody owns yet.
+#[inline(always)]
+pub(crate) fn child<R: Reader>(sock: Sock<R>, old: u8, new: u8) {
+    let Some(mut record) = Record::<Head>::reserve(sock) else {
+        return;
+    };
+    let head = record.get();
+    transition(head, sock, old, new);
+    head.role = ROLE_SERVER;
+    if new == tcp::SYN_RECV {
+        // Before 6.18 it still has its listener's (`inet_csk_clone_lock`).
+        head.cookie = 0;
+    }
     record.submit();
 }
 

@@ -100,6 +100,8 @@ globals! {
     ONLY_SOME_NETNS: u32 = 0;
     /// 1: who closed a socket, if not its owner, is not told.
     NO_CLOSERS: u32 = 0;
+    /// 1: transitions in the midst of a connection are not told, `STEPS` has its state.
+    NO_STEPS: u32 = 0;
 }
 
 /// In a section, and so in a map, of its own: the loader compares it, no program reads it.

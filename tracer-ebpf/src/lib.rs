@@ -13,7 +13,7 @@ use core::{
 
 /// Changes with every change of this file that old user space would misread. The object carries it
 /// as the global `ABI`, and the loader compares.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// `Head::kind`: a TCP state transition.
 pub const KIND_STATE: u16 = 1;
@@ -224,6 +224,29 @@ pub struct Socket {
     pub pad2: u32,
 }
 
+/// So many are in the map `STEPS`.
+pub const STEPS: u32 = 1 << 16;
+
+/// Where a connection is whose transitions are not told one by one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// As `Head::sock`; 0: nobody has this place.
+    pub sock: u64,
+    /// Of the socket, which tell whether it is still the same one at that address.
+    pub ports: u32,
+    /// `tcp::*`.
+    pub state: u32,
+}
+
+impl Step {
+    /// `ports`, from both in host byte order.
+    #[inline(always)]
+    pub const fn ports(local: u16, peer: u16) -> u32 {
+        (local as u32) << 16 | peer as u32
+    }
+}
+
 /// Per-CPU counters; `COUNTERS` in the object.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,4 +278,5 @@ const _: () = {
     assert!(offset_of!(Event, facts) == 152);
     assert!(size_of::<Socket>() == 80);
     assert!(size_of::<Counters>() == 48);
+    assert!(size_of::<Step>() == 16);
 };

@@ -15,6 +15,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod sock;
 #[cfg(target_arch = "bpf")]
+mod steps;
+#[cfg(target_arch = "bpf")]
 mod table;
 #[cfg(target_arch = "bpf")]
 mod task;

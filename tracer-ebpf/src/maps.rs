@@ -1,10 +1,11 @@
 //! The maps. Sizes are defaults; the loader sets those that an option governs.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Counters, Event, MAX_NAMESPACES, Socket};
+use tracer_ebpf::{Counters, Event, MAX_NAMESPACES, STEPS as PLACES, Socket, Step};
 
 /// Events on their way to user space.
 #[map]
@@ -14,6 +15,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// lives until the socket's transition to CLOSE.
 #[map]
 pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1 << 18, 0);
+
+/// See `steps.rs`. User space maps it into its memory (since 5.5).
+#[map]
+pub(crate) static STEPS: Array<Step> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
 
 /// Address of the function behind the timers of timewait sockets, once one has been seen; 0 before.
 #[map]

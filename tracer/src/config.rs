@@ -50,6 +50,8 @@ pub struct Needs {
     pub netns: Option<Vec<u32>>,
     /// Not who closed a socket, if that is not its owner.
     pub no_closers: bool,
+    /// Not how connections come from ESTABLISHED to their end: where they are is asked for.
+    pub no_steps: bool,
 }
 
 /// What the user may set about the maps.

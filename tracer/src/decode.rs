@@ -155,7 +155,7 @@ fn end(raw: &abi::Event) -> Option<End> {
     })
 }
 
-fn state(state: u8) -> Result<State, DecodeError> {
+pub(crate) fn state(state: u8) -> Result<State, DecodeError> {
     use abi::tcp;
     Ok(match state {
         tcp::ESTABLISHED => State::Established,

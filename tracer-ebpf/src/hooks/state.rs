@@ -9,9 +9,10 @@ use tracer_ebpf::{
 
 use crate::{
     emit,
+    globals::*,
     hooks::{connect, port, timewait},
     sock::{Common, Reader, Sock},
-    table, task,
+    steps, table, task,
 };
 
 /// One transition. Failed connection attempts are recognized here as well: where no hook sees the result of
@@ -20,6 +21,11 @@ use crate::{
 /// The tracepoint fires before `sk_state` is written (`inet_sk_set_state`, net/ipv4/af_inet.c).
 #[inline(always)]
 pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8) {
+    let old = steps::pass(sock, old, new);
+    if old == steps::UNTOLD {
+        untold(sock, new);
+        return;
+    }
     if let Some(mut socket) = first_seen(old, new) {
         if new == tcp::SYN_SENT {
             socket.write_seq = sock.write_seq();
@@ -28,7 +34,11 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
         if table::insert(sock.key(), &socket).is_err() {
             table_full(ctx);
         }
-        emit::first(sock, old, new, &socket);
+        if socket.owner == OWNER_NONE {
+            emit::child(sock, old, new);
+        } else {
+            emit::first(sock, old, new, &socket);
+        }
         return;
     }
     let socket = table::find(sock);
@@ -43,6 +53,14 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
             emit::state(sock, old, new, socket);
         }
         _ => emit::state(sock, old, new, socket),
+    }
+}
+
+/// One that `STEPS` has. Who closes is told all the same.
+#[inline(always)]
+fn untold<R: Reader>(sock: Sock<R>, new: u8) {
+    if NO_CLOSERS.load() == 0 && matches!(new, tcp::FIN_WAIT1 | tcp::LAST_ACK) {
+        port::closing(sock, table::find(sock).as_deref());
     }
 }
 
@@ -62,7 +80,7 @@ fn closed<R: Reader>(sock: Sock<R>, old: u8, socket: Option<&Socket>) {
     }
 }
 
-/// What to remember of a socket from its first transition on. These, `LISTEN -> SYN_RECV` apart, are
+/// What to remember of a socket from its first transition on. These, those from LISTEN apart, are
 /// made by the task that calls `connect()` or `listen()`; any later one may run in softirq, where
 /// `current` is a stranger.
 #[inline(always)]
@@ -70,7 +88,7 @@ fn first_seen(old: u8, new: u8) -> Option<Socket> {
     let (role, owner) = match (old, new) {
         (tcp::CLOSE, tcp::SYN_SENT) => (ROLE_CLIENT, OWNER_CONNECT),
         (tcp::CLOSE, tcp::LISTEN) => (ROLE_LISTENER, OWNER_BIND),
-        (tcp::LISTEN, tcp::SYN_RECV) => (ROLE_SERVER, OWNER_NONE),
+        (tcp::LISTEN, tcp::SYN_RECV | tcp::ESTABLISHED) => (ROLE_SERVER, OWNER_NONE),
         _ => return None,
     };
     let task = if owner == OWNER_NONE {

@@ -31,7 +31,9 @@ use crate::{
         load::Loaded,
         misses,
         plan::Capability,
-        rules, tracefs,
+        rules,
+        steps::Steps,
+        tracefs,
     },
     metrics::{About, Covered, Listener},
     notify,
@@ -118,6 +120,9 @@ async fn trace(
         filter: filter.given().clone(),
         ..start(&facts.release, &loaded, &namespaces)
     });
+    if filter.needs().no_steps {
+        stream.ask_for_steps(Box::new(Steps::new(&loaded.ebpf)?));
+    }
     stream.select(filter);
     let how = Diagnosis {
         coalesces: config.coalesces,

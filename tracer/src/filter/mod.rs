@@ -187,8 +187,7 @@ impl Filter {
 
     /// What the kernel side may leave out because no line shows it.
     ///
-    /// States have to come all: `usage`, `holders` and `socket` lines show them, and who closed a connection follows
-    /// from them.
+    /// `usage`, `holders` and `socket` lines show states, too, but as they are at a moment.
     pub fn needs(&self) -> Needs {
         if self.recorded {
             return Needs::default();
@@ -199,6 +198,7 @@ impl Filter {
             // A `ledger` line is about all of them.
             netns: named.filter(few).filter(|_| !self.emits(Kind::Ledger)),
             no_closers: !self.emits(Kind::Connection),
+            no_steps: !self.emits(Kind::State),
         }
     }
 }

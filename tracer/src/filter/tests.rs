@@ -266,6 +266,9 @@ fn the_kernel_leaves_out_only_what_no_line_shows() {
     assert_eq!(needs(&["--pid", "7", "--emit", "state"]).netns, None);
     assert!(needs(&["--emit", "usage"]).no_closers);
     assert!(!needs(&["--emit", "connection"]).no_closers);
+    assert!(needs(&["--emit", "connection,usage"]).no_steps);
+    assert!(!needs(&["--emit", "state"]).no_steps);
+    assert!(!needs(&["--pid", "7"]).no_steps);
     let many: Vec<String> = (1..=NAMESPACES + 1)
         .map(|inode| inode.to_string())
         .collect();

@@ -127,13 +127,18 @@ fn maps(facts: &Facts, sizes: Sizes, needs: &Needs, btf: &Btf) -> Result<Ebpf, E
         .btf(Some(btf))
         .map_max_entries("EVENTS", sizes.ring)
         .map_max_entries("SOCKETS", sizes.sockets);
+    if !needs.no_steps {
+        loader.map_max_entries("STEPS", 1);
+    }
     for global in &facts.globals {
         loader.override_global(global.name, &global.value, true);
     }
     let only_some = u32::from(needs.netns.is_some());
     let no_closers = u32::from(needs.no_closers);
+    let no_steps = u32::from(needs.no_steps);
     loader.override_global("ONLY_SOME_NETNS", &only_some, true);
     loader.override_global("NO_CLOSERS", &no_closers, true);
+    loader.override_global("NO_STEPS", &no_steps, true);
     let mut ebpf = loader.load(OBJECT).map_err(maps_error)?;
     check_abi(&ebpf)?;
     limit(&mut ebpf, needs).map_err(maps_error)?;

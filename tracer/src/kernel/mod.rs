@@ -16,4 +16,6 @@ pub mod plan;
 #[cfg(target_os = "linux")]
 pub mod rules;
 #[cfg(target_os = "linux")]
+pub mod steps;
+#[cfg(target_os = "linux")]
 pub mod tracefs;

@@ -20,7 +20,8 @@ pub(super) struct Change {
 impl Change {
     /// Nothing of the key's past goes on.
     fn is_birth(&self) -> bool {
-        self.old == State::Close || (self.old, self.new) == (State::Listen, State::SynRecv)
+        use State::{Close, Established, Listen, SynRecv};
+        self.old == Close || self.old == Listen && matches!(self.new, SynRecv | Established)
     }
 
     /// The timewait socket that takes over.
@@ -169,6 +170,9 @@ impl Ledger {
             self.inherit(slot);
         }
         self.came_to(slot, old, new);
+        if end.is_some() && self.has_no_steps {
+            self.sockets[slot].conclude(old);
+        }
         match end {
             Some(end) if new == State::Close => self.close(slot, event, end, take),
             // One that takes its own place makes no sense, and would end itself.

@@ -17,6 +17,7 @@ mod ownership;
 mod place;
 mod resync;
 mod sockets;
+mod steps;
 mod usage;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use budget::{Budget, Query};
 pub use crowd::{Closed, Crowd, Crowded};
 pub use destinations::{Traffic, Way};
 pub use holders::{Explained, Holder};
+pub use steps::Steps;
 
 use crate::{
     event::{Event, Kind, Owner, Role, Row, State, Task, Tuple},
@@ -201,6 +203,8 @@ pub struct Ledger {
     /// The number of dumps until now.
     epoch: u32,
     silence: Silence,
+    /// See [`expect_no_steps`](Self::expect_no_steps).
+    has_no_steps: bool,
 }
 
 /// Effects that nobody wants to be told of, which spares making them.

@@ -99,7 +99,7 @@ impl Ledger {
             ts: dump.began,
             old: entry.state,
             new: row.state,
-            corrected: entry.made != self.epoch,
+            corrected: entry.made != self.epoch && !self.is_untold(entry.state, row.state),
             stays: true,
         };
         if step.old != step.new && step.corrected {

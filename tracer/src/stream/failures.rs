@@ -83,6 +83,7 @@ impl Stream {
         settings: &Settings,
         told: Told,
     ) -> u64 {
+        self.follow_steps();
         let pid = event.task.as_ref().map(|task| task.pid);
         let host = self.surroundings.host(event.netns, pid, event.ts);
         let tuple = &event.tuple;

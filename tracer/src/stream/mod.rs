@@ -21,7 +21,7 @@ use crate::{
     filter::Filter,
     host::process::Processes,
     input::{Beginning, FORMAT, Input},
-    ledger::{Effect, Ledger, Resynced, Silence},
+    ledger::{Effect, Ledger, Resynced, Silence, Steps},
     metrics::Tallies,
     pool::{Rules, Settings},
     record::{self, Seeded, Table, Where, milliseconds},
@@ -60,6 +60,8 @@ pub struct Stream {
     failures: Failures,
     pressure: Pressure,
     surroundings: Box<dyn Surroundings>,
+    /// `None`: every transition is told.
+    steps: Option<Box<dyn Steps>>,
     /// The settings of the network namespaces that have been met; `None`: they could not be read.
     known: HashMap<u32, Option<Settings>>,
     /// The one whose settings were looked at again last.
@@ -120,6 +122,7 @@ impl Stream {
             failures: Failures::default(),
             pressure: Pressure::default(),
             surroundings: Box::new(()),
+            steps: None,
             known: HashMap::new(),
             refreshed: 0,
             traced: None,
@@ -145,6 +148,19 @@ impl Stream {
             None => surroundings,
         };
         self.record(&Input::Diagnose(how));
+    }
+
+    /// Whom to ask where connections are, whose transitions are not all told.
+    pub fn ask_for_steps(&mut self, steps: Box<dyn Steps>) {
+        self.ledger.expect_no_steps();
+        self.steps = Some(steps);
+    }
+
+    /// States are to be shown.
+    fn follow_steps(&mut self) {
+        if let Some(steps) = &self.steps {
+            self.ledger.catch_up(steps.as_ref());
+        }
     }
 
     /// Which lines are written.
@@ -341,6 +357,9 @@ impl Stream {
         let found = self
             .ledger
             .end_resync(complete, alive, now, &mut |effect| lines.effect(&effect));
+        if let Some(steps) = &self.steps {
+            steps.forget(&|key| !self.ledger.knows(key));
+        }
         self.resyncs.ended += 1;
         self.is_incomplete = self.has_lost_since;
         if self.resyncs.ended == 1 {
@@ -389,6 +408,7 @@ impl Stream {
     fn tell_usage(&mut self, now: u64) {
         let interval = now.saturating_sub(self.told);
         self.told = now;
+        self.follow_steps();
         let mut namespaces = BTreeSet::new();
         for usage in self.ledger.usage(now) {
             namespaces.insert(usage.netns);
@@ -401,6 +421,7 @@ impl Stream {
 
     /// Every socket, then a `ledger` line. Most lines go to `write` at once, the last ones stay.
     pub fn snapshot(&mut self, now: u64, write: Write) -> io::Result<()> {
+        self.follow_steps();
         for socket in self.ledger.sockets() {
             self.lines.socket(&socket, now);
             self.lines.pass(write)?;

@@ -227,7 +227,8 @@ fn is_mark(line: &Line) -> bool {
 }
 
 fn is_mark_end(line: &Line) -> bool {
-    matches!(&line.record, Record::State(state) if is_mark(line) && state.new == "CLOSE")
+    // Its last line, and there without `state` lines, too.
+    matches!(&line.record, Record::Connection(_) if is_mark(line))
 }
 
 /// Picks the transitions of a role.

@@ -195,7 +195,9 @@ impl Cast {
 
 /// On every backend: what is left out in the kernel, and samples.
 pub(crate) fn filters(backend: Backend) -> Result<()> {
-    compare(backend, |scene, _| vec![in_kernel(scene), quiet()])
+    compare(backend, |scene, _| {
+        vec![in_kernel(scene), quiet(), without_states()]
+    })
 }
 
 fn in_kernel(scene: &Scene) -> Case {
@@ -206,6 +208,11 @@ fn in_kernel(scene: &Scene) -> Case {
 
 fn quiet() -> Case {
     let kinds = "connect_failed,bind_failed,pressure,usage";
+    Case::new(&["--emit", kinds], is_of(kinds))
+}
+
+fn without_states() -> Case {
+    let kinds = "connection,usage,connect_failed";
     Case::new(&["--emit", kinds], is_of(kinds))
 }
 

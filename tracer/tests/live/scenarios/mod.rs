@@ -36,8 +36,9 @@ pub(crate) struct Scenario {
 type Alone = (&'static str, fn(Backend) -> Result<()>);
 
 /// Trials with a tracer of their own.
-pub(crate) const ALONE: [Alone; 5] = [
+pub(crate) const ALONE: [Alone; 6] = [
     ("truth", truth::truth),
+    ("truth_quiet", truth::quiet),
     ("usage", usage::usage),
     ("filters", filters::filters),
     ("replays", replays::replays),

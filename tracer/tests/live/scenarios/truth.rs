@@ -42,10 +42,21 @@ pub(crate) fn seed() -> u64 {
 }
 
 pub(crate) fn truth(backend: Backend) -> Result<()> {
-    let tracer = shared::start(backend, &["--interval", "1"], Keep::All)?;
+    of_tracer(backend, &["--interval", "1"], rounds())
+}
+
+/// Without `state` lines the kernel does not tell of each step of a connection.
+pub(crate) fn quiet(backend: Backend) -> Result<()> {
+    let kinds = "connection,connect_failed,bind_failed,usage,ledger,socket";
+    let args = ["--interval", "1", "--emit", kinds];
+    of_tracer(backend, &args, rounds().div_ceil(2))
+}
+
+fn of_tracer(backend: Backend, args: &[&str], rounds: usize) -> Result<()> {
+    let tracer = shared::start(backend, args, Keep::All)?;
     let scene = Scene::new(Arc::new(tracer))?;
     let seed = seed();
-    let numbers = live(&scene, seed)
+    let numbers = live(&scene, seed, rounds)
         .with_context(|| format!("TRACER_LIVE_SEED={seed} gives the same again"))?;
     note(numbers.in_words());
     let finished = scene.into_tracer()?.stop(Signal::TERM)?;
@@ -53,13 +64,12 @@ pub(crate) fn truth(backend: Backend) -> Result<()> {
     validate(&finished.lines.all())
 }
 
-fn live(scene: &Scene, seed: u64) -> Result<Numbers> {
+fn live(scene: &Scene, seed: u64, rounds: usize) -> Result<Numbers> {
     let mut random = Random::new(seed);
     let mut world = World::new(&scene.netns, random.next())?;
     let mut doomed = Some(Doomed::new()?);
     let mut numbers = Numbers::default();
     scene.netns.sysctl("ipv4/tcp_fin_timeout", "1")?;
-    let rounds = rounds();
     for round in 0..rounds {
         set_out(&scene.netns, &mut random)?;
         world.churn(STEPS)?;

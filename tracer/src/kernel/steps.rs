@@ -1,0 +1,110 @@
+//! Where connections are whose transitions the kernel side does not tell ([`Needs::no_steps`]).
+//!
+//! [`Needs::no_steps`]: crate::config::Needs::no_steps
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    ptr::{NonNull, null_mut},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapError},
+};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use thiserror::Error;
+use tracer_ebpf::{STEPS, Step};
+
+use crate::{decode, event::State, ledger};
+
+const LENGTH: usize = STEPS as usize * size_of::<Step>();
+
+/// The kernel side's map, in our memory: looking at it takes no system call.
+pub struct Steps(NonNull<Cell>);
+
+/// A [`Step`] that changes while it is looked at.
+#[repr(C)]
+struct Cell {
+    sock: AtomicU64,
+    ports: AtomicU32,
+    state: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Cell>() == size_of::<Step>());
+
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("the object lacks the map STEPS")]
+    Missing,
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("the map STEPS can't be mapped into memory: {0}")]
+    Memory(#[from] io::Error),
+}
+
+impl Steps {
+    pub fn new(ebpf: &Ebpf) -> Result<Self, Error> {
+        match ebpf.map("STEPS") {
+            Some(Map::Array(map)) => Ok(Self::map(map.fd().as_fd())?),
+            _ => Err(Error::Missing),
+        }
+    }
+
+    fn map(map: BorrowedFd) -> io::Result<Self> {
+        // SAFETY: a new mapping, at an address of the kernel's choice.
+        let start = unsafe {
+            mmap(
+                null_mut(),
+                LENGTH,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                map,
+                0,
+            )
+        }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self(start))
+    }
+
+    fn cells(&self) -> &[Cell] {
+        // SAFETY: the mapping is as long as that, and lives as long as this; all of it is atomic, any bytes are valid.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), STEPS as usize) }
+    }
+}
+
+impl ledger::Steps for Steps {
+    fn each(&self, tell: &mut dyn FnMut(u64, [u16; 2], State)) {
+        for cell in self.cells() {
+            // The kernel side sets the socket after the rest.
+            let sock = cell.sock.load(Ordering::Acquire);
+            if sock == 0 {
+                continue;
+            }
+            let ports = cell.ports.load(Ordering::Relaxed);
+            let state = cell.state.load(Ordering::Relaxed) as u8;
+            if let Ok(state) = decode::state(state) {
+                tell(sock, [(ports >> 16) as u16, ports as u16], state);
+            }
+        }
+    }
+
+    fn forget(&self, is_gone: &dyn Fn(u64) -> bool) {
+        for cell in self.cells() {
+            let sock = cell.sock.load(Ordering::Relaxed);
+            if sock != 0 && is_gone(sock) {
+                // Unless somebody else has the place by now.
+                let (old, free) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = cell.sock.compare_exchange(sock, 0, old, free);
+            }
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nobody refers to any more.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), LENGTH) };
+    }
+}
