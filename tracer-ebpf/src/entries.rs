@@ -200,9 +200,7 @@ fn accept2_fexit(ctx: FExitContext) -> i32 {
 
 #[inline(always)]
 fn accept_exited(sk: u64) -> i32 {
-    if let Some(sock) = port::tcp_socket(sk) {
-        port::accepted(sock);
-    }
+    port::accepted(sk);
     0
 }
 
@@ -340,13 +338,11 @@ fn enter_sendto(ctx: TracePointContext) -> u32 {
     0
 }
 
-// sendmsg(int fd, struct user_msghdr *msg, unsigned flags), whose first member is the address
+// sendmsg(int fd, struct user_msghdr *msg, unsigned flags)
 #[tracepoint]
 fn enter_sendmsg(ctx: TracePointContext) -> u32 {
     syscall::enter_send(field(&ctx, 16), field(&ctx, 32), || {
-        let message: u64 = field(&ctx, 24);
-        // SAFETY: the helper checks the address and fails on a bad one.
-        unsafe { bpf_probe_read_user(message as *const u64) }.unwrap_or_default()
+        destination(field(&ctx, 24))
     });
     0
 }
@@ -355,6 +351,35 @@ fn enter_sendmsg(ctx: TracePointContext) -> u32 {
 fn exit_call(ctx: TracePointContext) -> u32 {
     syscall::exit(field(&ctx, 16));
     0
+}
+
+// The same three without their entries: the arguments are in di, si, dx, r10, r8.
+
+#[tracepoint]
+fn exit_connect(ctx: TracePointContext) -> u32 {
+    syscall::exit_by_registers(field(&ctx, 16), || task::register(PT_REGS_SI.load()));
+    0
+}
+
+#[tracepoint]
+fn exit_sendto(ctx: TracePointContext) -> u32 {
+    syscall::exit_by_registers(field(&ctx, 16), || task::register(PT_REGS_R8.load()));
+    0
+}
+
+#[tracepoint]
+fn exit_sendmsg(ctx: TracePointContext) -> u32 {
+    syscall::exit_by_registers(field(&ctx, 16), || {
+        destination(task::register(PT_REGS_SI.load()))
+    });
+    0
+}
+
+/// That of a `struct user_msghdr`, whose first member it is.
+#[inline(always)]
+fn destination(message: u64) -> u64 {
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_user(message as *const u64) }.unwrap_or_default()
 }
 
 // bind(int fd, struct sockaddr *umyaddr, int addrlen)

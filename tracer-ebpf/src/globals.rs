@@ -82,6 +82,12 @@ globals! {
     FILE_INODE: u32 = 0;
     INODE_MODE: u32 = 0;
     SOCKET_SK: u32 = 0;
+    PT_REGS_DI: u32 = 0;
+    PT_REGS_SI: u32 = 0;
+    PT_REGS_DX: u32 = 0;
+    PT_REGS_R10: u32 = 0;
+    PT_REGS_R8: u32 = 0;
+    PT_REGS_ORIG_AX: u32 = 0;
     IO_KIOCB_FILE: u32 = 0;
     IO_KIOCB_OPCODE: u32 = 0;
     IO_KIOCB_ASYNC_DATA: u32 = 0;
@@ -95,6 +101,8 @@ globals! {
     HAS_SOCKET_COOKIE: u32 = 0;
     /// 1 where tracing programs get the current task under its type: `bpf_get_current_task_btf` (since 5.11).
     HAS_TASK_BTF: u32 = 0;
+    /// 1 where they get its registers: `bpf_task_pt_regs` (since 5.15), on x86-64.
+    HAS_TASK_REGISTERS: u32 = 0;
 
     /// 1: only sockets of the network namespaces in `NAMESPACES` are told of.
     ONLY_SOME_NETNS: u32 = 0;

@@ -50,6 +50,15 @@ pub(crate) static FAILED: LruHashMap<u64, Event> = LruHashMap::with_max_entries(
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16384, 0);
 
+/// 1: what a call was made with is read from the registers when it returns, and not kept in `CALLS`. The loader
+/// knows which programs it has attached.
+#[map]
+pub(crate) static BY_REGISTERS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// 1 once there has been an entry in `FAILED`.
+#[map]
+pub(crate) static HAS_FAILED: Array<u32> = Array::with_max_entries(1, 0);
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Call {

@@ -1,9 +1,10 @@
 //! Reading a `struct sock` or a `struct inet_timewait_sock`, by typed loads where the program has a typed
 //! pointer and through `bpf_probe_read_kernel` where it has not. The bodies are written once, over [`Reader`].
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
-    generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+use core::ptr::from_mut;
+
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock,
 };
 use tracer_ebpf::{
     AF_INET, AF_INET6, FACT_BIND_MODE, FACT_CONNECT_BIND, FACT_CONNECT_MODE, FACT_NO_CONNECT_BIND,
@@ -16,6 +17,12 @@ use crate::globals::*;
 pub(crate) trait Reader: Copy {
     /// Reads a `T` at `base + offset`; zero where the memory can't be read.
     fn read<T: Copy + Default>(self, base: *const u8, offset: u32) -> T;
+
+    /// The same of the `struct sock_common` at `sk`.
+    #[inline(always)]
+    fn common<T: Copy + Default>(self, sk: *const u8, offset: u32) -> T {
+        self.read(sk, offset)
+    }
 
     /// The same socket as a `tcp_sock`, null if it is none.
     fn tcp(self, sk: *const u8) -> *const u8;
@@ -60,9 +67,9 @@ pub(crate) struct Probe;
 impl Reader for Probe {
     #[inline(always)]
     fn read<T: Copy + Default>(self, base: *const u8, offset: u32) -> T {
-        // SAFETY: the helper checks the address and fails on a bad one.
-        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }
-            .unwrap_or_default()
+        let mut value = T::default();
+        read_to(&mut value, base.wrapping_add(offset as usize));
+        value
     }
 
     #[inline(always)]
@@ -73,6 +80,71 @@ impl Reader for Probe {
     #[inline(always)]
     fn cookie(self, sk: *const u8) -> u64 {
         self.read(sk, SOCK_COMMON_COOKIE.load())
+    }
+}
+
+/// From any address; zeros if that is a bad one (`bpf_probe_read_kernel_common`, kernel/trace/bpf_trace.c).
+#[inline(always)]
+fn read_to<T: Copy>(to: &mut T, from: *const u8) {
+    // SAFETY: `to` is writable for the size of a `T`; the helper checks the address.
+    unsafe { bpf_probe_read_kernel(from_mut(to).cast(), size_of::<T>() as u32, from.cast()) };
+}
+
+/// The beginning of a socket at a plain address, read at once, which costs as much as a single field: so many words of its
+/// `struct sock_common`.
+pub(crate) struct Copied<const WORDS: usize>([u64; WORDS]);
+
+impl<const WORDS: usize> Copied<WORDS> {
+    const LEN: usize = WORDS * size_of::<u64>();
+
+    #[inline(always)]
+    pub(crate) fn of(sk: u64) -> Self {
+        let mut copied = Self([0; WORDS]);
+        copied.update(sk);
+        copied
+    }
+
+    /// Of another socket.
+    #[inline(always)]
+    pub(crate) fn update(&mut self, sk: u64) {
+        read_to(&mut self.0, sk as *const u8);
+    }
+
+    #[inline(always)]
+    pub(crate) fn get<T: Copy + Default>(&self, offset: u32) -> T {
+        let start = self.0.as_ptr().cast::<u8>();
+        // SAFETY: the verifier knows the offset, and rejects the program unless it is inside.
+        unsafe { start.add(offset as usize).cast::<T>().read_volatile() }
+    }
+}
+
+/// As [`Probe`], of a socket whose beginning has been copied.
+#[derive(Clone, Copy)]
+pub(crate) struct Beginning<'a, const WORDS: usize>(pub(crate) &'a Copied<WORDS>);
+
+impl<const WORDS: usize> Reader for Beginning<'_, WORDS> {
+    #[inline(always)]
+    fn read<T: Copy + Default>(self, base: *const u8, offset: u32) -> T {
+        Probe.read(base, offset)
+    }
+
+    #[inline(always)]
+    fn common<T: Copy + Default>(self, sk: *const u8, offset: u32) -> T {
+        if offset as usize + size_of::<T>() <= Copied::<WORDS>::LEN {
+            self.0.get(offset)
+        } else {
+            Probe.read(sk, offset)
+        }
+    }
+
+    #[inline(always)]
+    fn tcp(self, sk: *const u8) -> *const u8 {
+        sk
+    }
+
+    #[inline(always)]
+    fn cookie(self, sk: *const u8) -> u64 {
+        self.common(sk, SOCK_COMMON_COOKIE.load())
     }
 }
 
@@ -107,7 +179,7 @@ pub(crate) trait Common: Copy {
 
     #[inline(always)]
     fn field<T: Copy + Default>(self, offset: u32) -> T {
-        self.reader().read(self.common(), offset)
+        self.reader().common(self.common(), offset)
     }
 
     #[inline(always)]
@@ -217,13 +289,13 @@ impl<R: Reader> Sock<R> {
     /// `sk_state`.
     #[inline(always)]
     pub(crate) fn state(self) -> u8 {
-        self.reader.read(self.sk, SOCK_COMMON_STATE.load())
+        self.field(SOCK_COMMON_STATE.load())
     }
 
     /// `sk_flags`: bits of `enum sock_flags` (include/net/sock.h).
     #[inline(always)]
     pub(crate) fn flags(self) -> u64 {
-        self.reader.read(self.sk, SOCK_COMMON_FLAGS.load())
+        self.field(SOCK_COMMON_FLAGS.load())
     }
 
     /// `tcp_sock.linger2`: negative if no FIN_WAIT2 is wanted (TCP_LINGER2).

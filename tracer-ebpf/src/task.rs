@@ -3,7 +3,9 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf},
+    generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
+    },
 };
 use tracer_ebpf::Task;
 
@@ -44,6 +46,16 @@ pub(crate) fn is_kernel_thread() -> bool {
 fn typed() -> *const u8 {
     // SAFETY: the helper has no preconditions.
     (unsafe { bpf_get_current_task_btf() }).cast()
+}
+
+/// A register of the current thread as it was when it entered the system call that it is in (x86-64: `entry_SYSCALL_64`,
+/// arch/x86/entry/entry_64.S, keeps them until the return; the result has a place of its own). `at` is one of
+/// `PT_REGS_*`. For branches on `HAS_TASK_REGISTERS`, and programs that need it.
+#[inline(always)]
+pub(crate) fn register(at: u32) -> u64 {
+    // SAFETY: the helper takes the current task as it is.
+    let registers = unsafe { bpf_task_pt_regs(typed().cast_mut().cast()) };
+    Typed.read(registers as *const u8, at)
 }
 
 #[inline(always)]

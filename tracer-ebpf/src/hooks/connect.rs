@@ -15,7 +15,7 @@ use crate::{
         address::{self, Address},
         syscall,
     },
-    maps::FAILED,
+    maps::{FAILED, HAS_FAILED},
     sock::{Common, Reader, Sock},
     task, words,
 };
@@ -27,7 +27,9 @@ const REPORTED: u16 = 0;
 /// return was not seen is not of this one.
 #[inline(always)]
 pub(crate) fn begins<R: Reader>(sock: Sock<R>) {
-    let _ = FAILED.remove(sock.key());
+    if HAS_FAILED.get(0).is_some_and(|has_failed| *has_failed != 0) {
+        let _ = FAILED.remove(sock.key());
+    }
 }
 
 /// `inet_hash_connect` or `inet6_hash_connect` returned `result`.
@@ -141,6 +143,10 @@ fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
     let mut event = Event::default();
     emit::failure(&mut event, sock, kind, task);
     let _ = FAILED.insert(sock.key(), event, 0);
+    if let Some(has_failed) = HAS_FAILED.get_ptr_mut(0) {
+        // SAFETY: one word, and everybody writes the same.
+        unsafe { has_failed.write_volatile(1) };
+    }
 }
 
 /// A call that connects returned EADDRNOTAVAIL. If the attempt got as far as looking for a port, it

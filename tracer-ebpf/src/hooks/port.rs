@@ -9,7 +9,7 @@ use crate::{
     emit::{self, Record},
     globals::*,
     hooks::address::{self, Address},
-    sock::{Common, Probe, Reader, Sock},
+    sock::{Beginning, Common, Copied, Probe, Reader, Sock},
     table, task, words,
 };
 
@@ -93,9 +93,25 @@ pub(crate) fn destroyed<R: Reader>(sock: Option<Sock<R>>) {
     }
 }
 
-/// The current task accepted the connection of `sock`.
+/// Words of a whole `struct sock_common`.
+const WHOLE: usize = 17;
+
+/// The current task accepted the connection of the socket at `sk`, if it is a TCP socket.
 #[inline(always)]
-pub(crate) fn accepted(sock: Sock<Probe>) {
+pub(crate) fn accepted(sk: u64) {
+    if Probe.read::<u16>(sk as *const u8, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
+        return;
+    }
+    let copied = Copied::<WHOLE>::of(sk);
+    if let Some(sock) = Sock::new(Beginning(&copied), sk as *const u8)
+        && matches!(sock.family(), AF_INET | AF_INET6)
+    {
+        owned_by_current(sock);
+    }
+}
+
+#[inline(always)]
+fn owned_by_current<R: Reader>(sock: Sock<R>) {
     let task = task::current();
     emit::deed(sock, KIND_ACCEPTED, OWNER_ACCEPT, &task);
     if let Some(socket) = table::find(sock) {
@@ -116,7 +132,7 @@ pub(crate) fn accepted(sock: Sock<Probe>) {
     };
     let _ = table::insert(sock.key(), &socket);
     // It may have been closed in between, and nobody would ever remove the entry.
-    if sock.state() == tcp::CLOSE {
+    if Probe.read::<u8>(sock.common(), SOCK_COMMON_STATE.load()) == tcp::CLOSE {
         table::remove(sock.key());
     }
 }

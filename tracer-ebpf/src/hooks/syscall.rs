@@ -7,7 +7,7 @@ use tracer_ebpf::{AF_INET, AF_INET6, EADDRINUSE, EADDRNOTAVAIL, Task};
 use crate::{
     globals::*,
     hooks::{address::Address, connect, port},
-    maps::{CALLS, Call},
+    maps::{BY_REGISTERS, CALLS, Call},
     sock::{Probe, Reader},
     task,
 };
@@ -33,10 +33,38 @@ pub(crate) fn enter_send(fd: u64, flags: u64, address: impl FnOnce() -> u64) {
     }
 }
 
-/// Whether the current thread is inside a call that [`exit`] will see.
+/// Whether the current thread is inside a call whose return will be seen.
 #[inline(always)]
 pub(crate) fn in_progress() -> bool {
+    if HAS_TASK_REGISTERS.load() != 0 && BY_REGISTERS.get(0).is_some_and(|are_read| *are_read != 0)
+    {
+        return is_connecting();
+    }
     CALLS.get_ptr(u64::from(task::tid())).is_some()
+}
+
+/// Numbers of system calls (arch/x86/entry/syscalls/syscall_64.tbl).
+const CONNECT: u64 = 42;
+const SENDTO: u64 = 44;
+const SENDMSG: u64 = 46;
+
+#[inline(always)]
+fn is_connecting() -> bool {
+    match task::register(PT_REGS_ORIG_AX.load()) {
+        CONNECT => true,
+        SENDTO => task::register(PT_REGS_R10.load()) & MSG_FASTOPEN != 0,
+        SENDMSG => task::register(PT_REGS_DX.load()) & MSG_FASTOPEN != 0,
+        _ => false,
+    }
+}
+
+/// The current thread leaves `connect()`, `sendto()` or `sendmsg()`, whose arguments are still in its registers. Most
+/// calls end here at once.
+#[inline(always)]
+pub(crate) fn exit_by_registers(result: i64, address: impl FnOnce() -> u64) {
+    if matches!(result, FAILED | PENDING) && is_connecting() {
+        left(task::register(PT_REGS_DI.load()), address(), result);
+    }
 }
 
 /// The current thread leaves such a call.
@@ -53,7 +81,13 @@ pub(crate) fn exit(result: i64) {
     };
     let Call { target, address } = *call;
     let _ = CALLS.remove(thread);
-    let sk = task::sock_of_fd(target as u32);
+    left(target, address, result);
+}
+
+/// The current thread leaves a call that connects `fd`, with one of the results that count.
+#[inline(always)]
+fn left(fd: u64, address: u64, result: i64) {
+    let sk = task::sock_of_fd(fd as u32);
     if result == FAILED {
         attempt_failed(sk, task::current(), Address::User(address));
     } else if let Some(sock) = port::tcp_socket(sk) {
@@ -119,9 +153,7 @@ pub(crate) fn accepted(result: i64) {
     if result < 0 {
         return;
     }
-    if let Some(sock) = port::tcp_socket(task::sock_of_fd(result as u32)) {
-        port::accepted(sock);
-    }
+    port::accepted(task::sock_of_fd(result as u32));
 }
 
 /// `enum io_uring_op`, include/uapi/linux/io_uring.h.

@@ -10,7 +10,7 @@ use crate::{
     emit,
     globals::*,
     maps::TIMER_HANDLER,
-    sock::{Common, Probe, Reader, SOCK_DEAD, SOCK_DONE, Sock, TimeWait},
+    sock::{Beginning, Common, Copied, Probe, Reader, SOCK_DEAD, SOCK_DONE, Sock, TimeWait},
     table,
 };
 
@@ -104,17 +104,22 @@ fn is_full(net: u64) -> bool {
 /// Longer chains hardly occur: the kernel sizes the table for more sockets than it has.
 const CHAIN: u32 = 32;
 
+/// Words of a `struct sock_common` that have what tells most sockets apart: IPv4 addresses, hash, ports and state.
+const START: usize = 3;
+type Start = Copied<START>;
+
 /// Looks for the timewait socket with the tuple of `sock` in the table of established sockets
 /// (`inet_ehash_bucket`, include/net/inet_hashtables.h). The list may change meanwhile: then nothing is found.
 #[inline(always)]
 fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
     let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
-    let tw = first_with(bucket(sock.net(), hash), hash);
-    let tw = TimeWait::new(Probe, tw as *const u8);
-    if tw.key() == 0 || !takes_place_of(tw, sock) {
+    let mut copied = Copied::of(0);
+    let found = first_with(bucket(sock, hash), hash, &mut copied);
+    let tw = TimeWait::new(Beginning(&copied), found as *const u8);
+    if found == 0 || !takes_place_of(tw, sock) {
         return NO_SUCCESSOR;
     }
-    learn_timer(tw);
+    learn_timer(TimeWait::new(Probe, found as *const u8));
     Successor {
         key: tw.key(),
         substate: tw.substate().into(),
@@ -122,18 +127,20 @@ fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
 }
 
 #[inline(always)]
-fn bucket(net: u64, hash: u32) -> u64 {
-    let info: u64 = Probe.read(net as *const u8, NET_HASHINFO.load());
+fn bucket<R: Reader>(sock: Sock<R>, hash: u32) -> u64 {
+    let reader = sock.reader();
+    let info: u64 = reader.read(sock.net() as *const u8, NET_HASHINFO.load());
     let info = info as *const u8;
-    let mask: u32 = Probe.read(info, HASHINFO_EHASH_MASK.load());
+    let mask: u32 = reader.read(info, HASHINFO_EHASH_MASK.load());
+    // A plain address: it has to be added to.
     let table: u64 = Probe.read(info, HASHINFO_EHASH.load());
     table + u64::from(hash & mask) * size_of::<u64>() as u64
 }
 
-/// The first timewait socket with this hash in a bucket; 0 if there is none. A loop of few branches: 5.10 verifies each way through
-/// it.
+/// The first timewait socket with this hash in a bucket, and the beginning of it; 0 if there is none. A loop of few
+/// branches: 5.10 verifies each way through it.
 #[inline(always)]
-fn first_with(bucket: u64, hash: u32) -> u64 {
+fn first_with(bucket: u64, hash: u32, copied: &mut Start) -> u64 {
     let mut node: u64 = Probe.read(bucket as *const u8, 0);
     for _ in 0..CHAIN {
         // The end of the list, or a bad address.
@@ -141,9 +148,9 @@ fn first_with(bucket: u64, hash: u32) -> u64 {
             return 0;
         }
         let address = node - u64::from(SOCK_COMMON_NULLS_NODE.load());
-        let sk = address as *const u8;
-        let found: u32 = Probe.read(sk, SOCK_COMMON_HASH.load());
-        let state: u8 = Probe.read(sk, SOCK_COMMON_STATE.load());
+        copied.update(address);
+        let found: u32 = copied.get(SOCK_COMMON_HASH.load());
+        let state: u8 = copied.get(SOCK_COMMON_STATE.load());
         if (found ^ hash) | u32::from(state ^ tcp::TIME_WAIT) == 0 {
             return address;
         }
@@ -153,7 +160,7 @@ fn first_with(bucket: u64, hash: u32) -> u64 {
 }
 
 #[inline(always)]
-fn takes_place_of<R: Reader>(tw: TimeWait<Probe>, sock: Sock<R>) -> bool {
+fn takes_place_of<R: Reader>(tw: TimeWait<Beginning<START>>, sock: Sock<R>) -> bool {
     tw.local_port() == sock.local_port()
         && same::<u16, R>(tw, sock, SOCK_COMMON_DPORT.load())
         && tw.net() == sock.net()
@@ -168,7 +175,7 @@ fn takes_place_of<R: Reader>(tw: TimeWait<Probe>, sock: Sock<R>) -> bool {
 
 #[inline(always)]
 fn same<T: Copy + Default + PartialEq, R: Reader>(
-    tw: TimeWait<Probe>,
+    tw: TimeWait<Beginning<START>>,
     sock: Sock<R>,
     offset: u32,
 ) -> bool {
@@ -179,8 +186,11 @@ fn same<T: Copy + Default + PartialEq, R: Reader>(
 /// name is static (`tw_timer_handler`), and its address hidden on many hosts.
 #[inline(always)]
 pub(crate) fn learn_timer(tw: TimeWait<Probe>) {
-    if let Some(handler) = TIMER_HANDLER.get_ptr_mut(0) {
+    if let Some(handler) = TIMER_HANDLER.get_ptr_mut(0)
         // SAFETY: one word, and everybody writes the same.
+        && unsafe { handler.read_volatile() } == 0
+    {
+        // SAFETY: as above.
         unsafe { *handler = tw.timer_function() };
     }
 }

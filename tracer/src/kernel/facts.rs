@@ -66,6 +66,9 @@ const SOCKET_COOKIE: &str = "bpf_get_socket_ptr_cookie";
 /// The current task under its type (kernel/trace/bpf_trace.c, since 5.11).
 const TASK_BTF: &str = "bpf_get_current_task_btf";
 
+/// A task's registers (kernel/trace/bpf_trace.c, since 5.15).
+const TASK_REGISTERS: &str = "bpf_task_pt_regs";
+
 /// The way in which kprobes are attached (since 4.17, with CONFIG_KPROBE_EVENTS).
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
 
@@ -84,6 +87,13 @@ impl Facts {
             name,
             value: u32::from(btf.arguments(helper).is_ok()),
         }));
+        let has_registers = globals.iter().any(|global| global.name == "PT_REGS_DI");
+        if has_registers && btf.arguments(TASK_REGISTERS).is_ok() {
+            globals.push(Global {
+                name: "HAS_TASK_REGISTERS",
+                value: 1,
+            });
+        }
         globals.extend(record_fields());
         let system = uname();
         let release = system.release().to_string_lossy().into_owned();
@@ -138,6 +148,10 @@ impl plan::Facts for Facts {
 
     fn has_hash_table(&self) -> bool {
         self.has("NET_HASHINFO")
+    }
+
+    fn has_registers(&self) -> bool {
+        self.has("HAS_TASK_REGISTERS")
     }
 
     fn architecture(&self) -> &str {

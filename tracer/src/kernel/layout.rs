@@ -162,6 +162,13 @@ const FIELDS: &[Field] = &[
     field("FILE_INODE", "file", "f_inode", 8),
     field("INODE_MODE", "inode", "i_mode", 2),
     field("SOCKET_SK", "socket", "sk", 8),
+    // As x86-64 has them.
+    optional("PT_REGS_DI", "pt_regs", "di", 8),
+    optional("PT_REGS_SI", "pt_regs", "si", 8),
+    optional("PT_REGS_DX", "pt_regs", "dx", 8),
+    optional("PT_REGS_R10", "pt_regs", "r10", 8),
+    optional("PT_REGS_R8", "pt_regs", "r8", 8),
+    optional("PT_REGS_ORIG_AX", "pt_regs", "orig_ax", 8),
     // Absent from a kernel without io_uring, which then has no such completions either.
     optional("IO_KIOCB_FILE", "io_kiocb", "file", 8),
     optional("IO_KIOCB_OPCODE", "io_kiocb", "opcode", 1),

@@ -16,7 +16,7 @@ pub use crate::config::{Needs, Sizes};
 
 use super::{
     facts::{Facts, Unfit},
-    plan::{self, Backend, Candidate, Capability, Choice, Rung, Target},
+    plan::{self, Backend, Candidate, Capability, Choice, Need, Rung, Target},
 };
 
 /// The committed object, built from `tracer-ebpf` (see `cargo xtask build-ebpf`).
@@ -226,6 +226,9 @@ impl Loader<'_> {
         for (candidate, verdict) in choices {
             match verdict.and_then(|()| self.attach_all(candidate)) {
                 Ok(()) => {
+                    if candidate.needs.contains(&Need::Registers) {
+                        self.rely_on_registers();
+                    }
                     covered.by = Some((candidate.backend, candidate.hook));
                     break;
                 }
@@ -255,6 +258,17 @@ impl Loader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Programs on transitions, which come later, know by it that the return of a call will be seen.
+    fn rely_on_registers(&mut self) {
+        let map = self.ebpf.map_mut("BY_REGISTERS");
+        let map = map.and_then(|map| Array::<_, u32>::try_from(map).ok());
+        if let Some(Err(error)) = map.map(|mut map| map.set(0, 1, 0)) {
+            log::warn!(
+                "a connect() from a bound port that is given up may be told as failed: {error}"
+            );
+        }
     }
 
     /// Adds what the chosen hook does not see.

@@ -21,7 +21,9 @@ pub enum Capability {
 }
 
 /// How a hook is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     TpBtf,
@@ -86,6 +88,8 @@ pub enum Need {
     Tracepoint(&'static str, &'static str),
     /// The way from a network namespace to its table of established sockets.
     HashTable,
+    /// The arguments of a system call when it returns.
+    Registers,
 }
 
 /// What is known of the running kernel without loading anything.
@@ -96,6 +100,7 @@ pub trait Facts {
     fn has_tracefs(&self) -> bool;
     fn has_kprobes(&self) -> bool;
     fn has_hash_table(&self) -> bool;
+    fn has_registers(&self) -> bool;
     fn architecture(&self) -> &str;
 }
 
@@ -156,6 +161,22 @@ const CONNECT_FAILURE: &[Candidate] = &[
         ],
     },
     // The transitions around the failure, and the errno from the system call.
+    Candidate {
+        capability: Capability::ConnectFailure,
+        backend: Backend::Tracepoint,
+        hook: STATE,
+        rungs: &[Rung::Tracepoint],
+        needs: &[
+            Need::Tracepoint("syscalls", "sys_exit_connect"),
+            Need::Registers,
+        ],
+        programs: &[
+            program("exit_connect", syscall("sys_exit_connect")),
+            program("exit_sendto", syscall("sys_exit_sendto")),
+            program("exit_sendmsg", syscall("sys_exit_sendmsg")),
+        ],
+    },
+    // Where what a call was made with has to be kept until it returns.
     Candidate {
         capability: Capability::ConnectFailure,
         backend: Backend::Tracepoint,
@@ -448,12 +469,17 @@ fn check(need: Need, facts: &impl Facts) -> Result<(), String> {
         Need::HashTable if !facts.has_hash_table() => {
             Err("the kernel's table of sockets is not where it is looked for".into())
         }
-        Need::Tracepoint(..) | Need::HashTable => Ok(()),
+        Need::Registers if !facts.has_registers() => Err(
+            "programs can't read a thread's registers here (bpf_task_pt_regs, since 5.15, on x86_64)".into(),
+        ),
+        Need::Tracepoint(..) | Need::HashTable | Need::Registers => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// A kernel that has everything, less what a test takes away.
@@ -498,6 +524,9 @@ mod tests {
         fn has_hash_table(&self) -> bool {
             !self.without.contains(&"hash table")
         }
+        fn has_registers(&self) -> bool {
+            !self.without.contains(&"registers")
+        }
         fn architecture(&self) -> &str {
             self.architecture
         }
@@ -517,6 +546,7 @@ mod tests {
             [
                 (Backend::Fexit, None),
                 (Backend::Kprobe, None),
+                (Backend::Tracepoint, None),
                 (Backend::Tracepoint, None)
             ]
         );
@@ -610,6 +640,17 @@ mod tests {
     }
 
     #[test]
+    fn without_registers_arguments_are_kept() {
+        let facts = Fake {
+            without: vec!["registers"],
+            ..Fake::default()
+        };
+        let choices = choose(CONNECT_FAILURE, &facts, Some(Rung::Tracepoint));
+        let (best, _) = choices.iter().find(|(_, verdict)| verdict.is_ok()).unwrap();
+        assert_eq!(best.programs[0].name, "enter_connect");
+    }
+
+    #[test]
     fn without_the_hash_table_the_tracepoint_rung_sees_no_time_wait() {
         let facts = Fake {
             without: vec!["hash table"],
@@ -645,7 +686,9 @@ mod tests {
         ] {
             let only = |candidates| {
                 let choices = choose(candidates, &Fake::default(), Some(rung));
-                assert_eq!(choices.len(), 1, "{rung:?}");
+                let backends = choices.iter().map(|(candidate, _)| candidate.backend);
+                let backends: BTreeSet<_> = backends.collect();
+                assert_eq!(backends.len(), 1, "{rung:?}");
                 choices[0].0.backend
             };
             assert_eq!(only(CONNECT_FAILURE), failure);
