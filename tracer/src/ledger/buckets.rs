@@ -14,7 +14,7 @@ pub(super) struct Hold {
     pub(super) is_binder: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Bucket {
     owners: u32,
     /// Of them.
@@ -30,9 +30,35 @@ struct Pool {
     bound: u32,
 }
 
+/// Buckets of neighbouring ports: `connect()` takes one port after the other, and so they stay in the CPU's caches.
+struct Page {
+    buckets: [Bucket; Self::LEN],
+    /// How many of them have owners.
+    used: u32,
+}
+
+impl Page {
+    const LEN: usize = 64;
+
+    /// Which page of a network namespace a port is on, and where.
+    fn of(port: u16) -> (u16, usize) {
+        let port = usize::from(port);
+        ((port / Self::LEN) as u16, port % Self::LEN)
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            buckets: [Bucket::default(); Self::LEN],
+            used: 0,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Buckets {
-    buckets: HashMap<(u32, u16), Bucket>,
+    pages: HashMap<(u32, u16), Box<Page>>,
     pools: HashMap<u32, Pool>,
     /// See [`crate::pool::Rules::reopens`].
     pub(super) reopens: bool,
@@ -61,11 +87,18 @@ impl Bucket {
 
 impl Buckets {
     pub(super) fn openness(&self, netns: u32, port: u16) -> Openness {
-        match self.buckets.get(&(netns, port)) {
+        match self.get(netns, port) {
             None => Openness::Free,
             Some(bucket) if bucket.is_bound(self.reopens) => Openness::Bound,
             Some(_) => Openness::Shared,
         }
+    }
+
+    /// `None`: nobody has the port.
+    fn get(&self, netns: u32, port: u16) -> Option<&Bucket> {
+        let (page, at) = Page::of(port);
+        let bucket = &self.pages.get(&(netns, page))?.buckets[at];
+        (bucket.owners > 0).then_some(bucket)
     }
 
     /// Whether `connect()` may choose the port for other destinations than those of the sockets that have it.
@@ -93,7 +126,7 @@ impl Buckets {
     /// The kernel's word on a port that somebody has. A binder that is known may be newer. It says nothing where
     /// ports reopen: the owners do.
     pub(super) fn set_bound(&mut self, netns: u32, port: u16, is_bound: bool) {
-        if self.buckets.contains_key(&(netns, port)) {
+        if self.get(netns, port).is_some() {
             self.change(netns, port, |bucket| {
                 bucket.was_bound = is_bound || bucket.binders > 0;
             });
@@ -101,12 +134,19 @@ impl Buckets {
     }
 
     fn change(&mut self, netns: u32, port: u16, change: impl FnOnce(&mut Bucket)) {
-        let bucket = self.buckets.entry((netns, port)).or_default();
+        let (number, at) = Page::of(port);
+        let page = self.pages.entry((netns, number)).or_default();
+        let bucket = &mut page.buckets[at];
         let before = bucket.is_bound(self.reopens);
+        page.used -= u32::from(bucket.owners > 0);
         change(bucket);
-        let after = bucket.owners > 0 && bucket.is_bound(self.reopens);
+        page.used += u32::from(bucket.owners > 0);
         if bucket.owners == 0 {
-            self.buckets.remove(&(netns, port));
+            *bucket = Bucket::default();
+        }
+        let after = bucket.is_bound(self.reopens);
+        if page.used == 0 {
+            self.pages.remove(&(netns, number));
         }
         if before != after
             && let Some(pool) = self.pools.get_mut(&netns)
@@ -119,7 +159,7 @@ impl Buckets {
     pub(super) fn set_pool(&mut self, netns: u32, ports: PortSet) {
         let mut pool = Pool { ports, bound: 0 };
         for (port, bucket) in (0..=u16::MAX).filter_map(|port| {
-            let bucket = self.buckets.get(&(netns, port))?;
+            let bucket = self.get(netns, port)?;
             Some((port, bucket))
         }) {
             let counts = pool.ports.contains(port) && bucket.is_bound(self.reopens);

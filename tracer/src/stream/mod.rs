@@ -276,7 +276,9 @@ impl Stream {
         if failures::is_failure(&event.kind) {
             self.failed(event);
         }
-        self.record(&Input::Event(Cow::Borrowed(event)));
+        if self.recorder.is_some() {
+            self.record(&Input::Event(Cow::Borrowed(event)));
+        }
     }
 
     /// As [`event`](Self::event), for a transition that was found by comparing with the kernel in a recorded run.
