@@ -15,6 +15,7 @@ mod mode;
 mod observer;
 mod output;
 mod rounds;
+mod speed;
 mod table;
 mod tracefs;
 

@@ -2,6 +2,7 @@
 //! each, and say what that cost them.
 
 mod make;
+mod yardstick;
 
 use std::{
     fs,
@@ -54,6 +55,8 @@ pub(crate) struct Load {
     pub(crate) cpu_seconds: f64,
     /// Every connection, those of the warm-up included.
     pub(crate) in_all: u64,
+    /// CPU time of the same little work, meanwhile; 0: not measured.
+    pub(crate) yardstick_us: f64,
 }
 
 impl Kind {
@@ -93,6 +96,7 @@ impl Load {
             seconds: self.seconds.max(other.seconds),
             cpu_seconds: self.cpu_seconds + other.cpu_seconds,
             in_all: self.in_all + other.in_all,
+            yardstick_us: self.yardstick_us.max(other.yardstick_us),
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::process::say;
 /// How often an observer is watched that has nothing to see.
 const IDLE_RUNS: usize = 3;
 
+/// How often each observer's programs are timed.
+const BPF_RUNS: usize = 3;
+
 /// One load that was watched once.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Measurement {
@@ -35,6 +38,8 @@ pub(super) struct Measurement {
     pub(super) expected_lines: Option<u64>,
     /// Events, as it says itself; `None`: it does not.
     pub(super) lost: Option<u64>,
+    /// How slow the CPU was, as in [`Load`]; 0: not known.
+    pub(super) yardstick_us: f64,
 }
 
 pub(super) struct Rounds<'a> {
@@ -54,7 +59,8 @@ impl Rounds<'_> {
                     measurements.push(self.measure(*kind, mode, &idle, false)?);
                 }
             }
-            for mode in modes.iter().filter(|mode| mode.name != "none") {
+            let observers = modes.iter().filter(|mode| mode.name != "none");
+            for mode in observers.flat_map(|mode| [mode; BPF_RUNS]) {
                 tell(*kind, mode, "with BPF statistics");
                 measurements.push(self.measure(*kind, mode, &idle, true)?);
             }
@@ -136,6 +142,7 @@ fn measurement(
         lines: seen.lines,
         expected_lines: mode.lines.expected(kind).map(|each| load.in_all * each),
         lost: seen.lost,
+        yardstick_us: load.yardstick_us,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The figures, for people: in a terminal and as Markdown.
 
-use super::rounds::Measurement;
+use super::{rounds::Measurement, speed::Speed};
 
 /// Whom tracer is compared with.
 const PEERS: [&str; 3] = ["tcpstates", "tcplife", "bpftrace"];
@@ -65,7 +65,8 @@ fn of_one(name: String, measurements: &[&Measurement]) -> Table {
     let mut names: Vec<_> = measurements.iter().map(|each| each.observer).collect();
     names.sort_unstable();
     names.dedup();
-    let figures = |name: &str| Figures::of(measurements, name);
+    let speed = speed(measurements);
+    let figures = |name: &str| Figures::of(measurements, name, &speed);
     let bare = figures("none");
     let peers = PEERS.map(|peer| names.contains(&peer).then(|| figures(peer).sum(&bare)));
     let mut rows: Vec<_> = names.iter().map(|name| (*name, figures(name))).collect();
@@ -88,6 +89,11 @@ fn of_one(name: String, measurements: &[&Measurement]) -> Table {
         rows: rows.collect(),
         head: head(),
     }
+}
+
+fn speed(measurements: &[&Measurement]) -> Speed {
+    let all = || measurements.iter().copied();
+    Speed::of(all(), all().filter(|each| each.observer == "none"))
 }
 
 fn head() -> Vec<String> {
@@ -117,17 +123,27 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(measurements: &[&Measurement], name: &str) -> Self {
+    fn of(measurements: &[&Measurement], name: &str, speed: &Speed) -> Self {
         let of_name = measurements.iter().filter(|each| each.observer == name);
         let (counted, plain): (Vec<&Measurement>, Vec<_>) =
             of_name.copied().partition(|each| each.with_bpf_stats);
         let median_of =
             |value: fn(&Measurement) -> f64| median(plain.iter().map(|each| value(each)).collect());
-        let bpf_ns = counted.iter().map(|each| each.bpf_ns.values().sum());
+        let at_speed = |value: fn(&Measurement) -> f64| {
+            median(
+                plain
+                    .iter()
+                    .map(|each| value(each) * speed.factor(each))
+                    .collect(),
+            )
+        };
+        let bpf_ns = counted
+            .iter()
+            .map(|each| each.bpf_ns.values().sum::<f64>() * speed.factor(each));
         Self {
-            load_us: median_of(|each| each.load_cpu_us),
+            load_us: at_speed(|each| each.load_cpu_us),
             own_us: median_of(|each| each.observer_cpu_us),
-            rate: median_of(|each| each.connections as f64 / each.seconds),
+            rate: 1.0 / at_speed(|each| each.seconds / each.connections as f64),
             bpf_us: median(bpf_ns.collect()) / 1000.0,
             resident: median_of(|each| each.resident_mib),
             lost: lost(&plain),

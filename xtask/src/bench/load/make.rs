@@ -15,6 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::{
     super::{cpu, loopback},
     Kind, Load, Order,
+    yardstick::Yardstick,
 };
 
 /// Nobody's by convention: by it lines about the load are known.
@@ -62,18 +63,23 @@ pub(in super::super) fn enter_namespace(ports: &str) -> Result<()> {
 }
 
 fn make(order: &Order, ends: &Ends) -> Result<Load> {
+    let mut yardstick = Yardstick::new();
     let (begin, used) = (Instant::now(), cpu::of_self());
     for number in 0..order.connections {
         if order.rate > 0 {
             wait_until(begin, number, order.rate);
+        } else {
+            yardstick.before(number)?;
         }
         ends.connect(WARM_UP + number)?;
     }
+    let (elapsed, used) = (begin.elapsed(), cpu::of_self() - used);
     Ok(Load {
         connections: order.connections,
-        seconds: begin.elapsed().as_secs_f64(),
-        cpu_seconds: (cpu::of_self() - used).as_secs_f64(),
+        seconds: (elapsed - yardstick.elapsed).as_secs_f64(),
+        cpu_seconds: (used - yardstick.cpu).as_secs_f64(),
         in_all: order.connections + WARM_UP,
+        yardstick_us: yardstick.cpu.as_secs_f64() * 1e6 / yardstick.times.max(1) as f64,
     })
 }
 
