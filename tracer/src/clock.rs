@@ -46,12 +46,12 @@ impl Clock {
 
     /// Time of day of a `CLOCK_MONOTONIC` instant.
     pub fn monotonic(&self, ns: u64) -> Timestamp {
-        timestamp(i128::from(ns) + i128::from(self.monotonic))
+        timestamp(ns, self.monotonic)
     }
 
     /// Time of day of a `CLOCK_BOOTTIME` instant.
     pub fn boot(&self, ns: u64) -> Timestamp {
-        timestamp(i128::from(ns) + i128::from(self.boot))
+        timestamp(ns, self.boot)
     }
 }
 
@@ -65,8 +65,17 @@ pub fn unix() -> f64 {
     read(ClockId::Realtime) as f64 / 1e9
 }
 
-fn timestamp(ns: i128) -> Timestamp {
-    Timestamp::from_nanosecond(ns).unwrap_or(Timestamp::UNIX_EPOCH)
+/// Before the year 2262 by 64 bits, whose division is cheaper: each line has a time.
+fn timestamp(ns: u64, distance: i64) -> Timestamp {
+    const SECOND: i64 = 1_000_000_000;
+    let sum = i64::try_from(ns)
+        .ok()
+        .and_then(|ns| ns.checked_add(distance));
+    let ts = match sum {
+        Some(ns) => Timestamp::new(ns.div_euclid(SECOND), ns.rem_euclid(SECOND) as i32),
+        None => Timestamp::from_nanosecond(i128::from(ns) + i128::from(distance)),
+    };
+    ts.unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 fn read(clock: ClockId) -> i128 {
@@ -91,6 +100,17 @@ fn distance(clock: ClockId) -> i64 {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_distance_gives_the_sum() {
+        let times = [0, 1, 999_999_999, 1_795_669_287_323_836_345, u64::MAX];
+        let distances = [0, 1, -1, -1_000_000_001, i64::MAX, i64::MIN];
+        for (ns, distance) in times.iter().flat_map(|ns| distances.map(|far| (*ns, far))) {
+            let sum = i128::from(ns) + i128::from(distance);
+            let expected = Timestamp::from_nanosecond(sum).unwrap();
+            assert_eq!(Clock::fixed(distance, 0).monotonic(ns), expected);
+        }
+    }
 
     #[test]
     fn both_clocks_give_the_same_time_of_day() {

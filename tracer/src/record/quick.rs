@@ -9,6 +9,26 @@ use serde::Serialize;
 use super::{Body, Connection, Line, Process, Socket, State, units};
 use crate::event::Endpoint;
 
+/// Each octet of an IPv4 address with a point, and how long that is.
+static OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let (digits, count) = &mut octets[octet];
+        let mut place = 100;
+        while place > 0 {
+            if octet >= place || place == 1 {
+                digits[*count as usize] = b'0' + (octet / place % 10) as u8;
+                *count += 1;
+            }
+            place /= 10;
+        }
+        *count += 1;
+        octet += 1;
+    }
+    octets
+};
+
 /// JSON, appended piece by piece.
 struct Json<'a>(&'a mut Vec<u8>);
 
@@ -149,11 +169,15 @@ impl<'a> Json<'a> {
             let _ = write!(self.0, "{ip}");
             return;
         };
-        let [first, rest @ ..] = ip.octets();
-        self.number(first.into());
-        for octet in rest {
-            self.raw(".").number(octet.into());
+        // Four digits and points at most, each written as a whole and then cut.
+        let mut text = [0; 20];
+        let mut length = 0;
+        for octet in ip.octets() {
+            let (digits, count) = OCTETS[usize::from(octet)];
+            text[length..length + 4].copy_from_slice(&digits);
+            length += usize::from(count);
         }
+        self.0.extend_from_slice(&text[..length - 1]);
     }
 
     fn or_null<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
