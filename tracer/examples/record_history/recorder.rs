@@ -88,14 +88,14 @@ impl Recorder {
         let Self {
             ring, netns, steps, ..
         } = self;
-        let mut take = |event: &Event| {
-            if event.netns == *netns {
-                let event = event.clone();
-                steps.push(Step::Event(Event {
+        let mut take = |events: &[Event]| {
+            let ours = events.iter().filter(|event| event.netns == *netns);
+            steps.extend(ours.map(|event| {
+                Step::Event(Event {
                     netns: NETNS,
-                    ..event
-                }));
-            }
+                    ..event.clone()
+                })
+            }));
         };
         while ring.drain(&mut take) {}
     }

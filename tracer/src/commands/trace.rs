@@ -299,7 +299,7 @@ impl Tracer {
     /// One batch, written out; true if there may be more.
     fn drain(&mut self) -> io::Result<bool> {
         let stream = &mut self.stream;
-        let more = self.ring.get_mut().drain(|event| stream.event(event));
+        let more = self.ring.get_mut().drain(|events| stream.events(events));
         self.flush()?;
         Ok(more)
     }

@@ -4,12 +4,10 @@ mod guard;
 mod peak;
 mod process;
 mod programs;
-mod ring;
 mod stats;
 
 pub use guard::{Change, Guard};
 pub use peak::Peak;
 pub use process::{cpu, rss};
 pub use programs::Programs;
-pub use ring::RingFill;
 pub use stats::{Fills, Now, Report};

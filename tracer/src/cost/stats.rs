@@ -33,8 +33,8 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Fills {
     pub rss: Option<u64>,
-    /// Size of the ring buffer; `None`: how full it is does not show.
-    pub ring: Option<u64>,
+    /// Size of the ring buffer.
+    pub ring: u64,
     pub table: Table,
     /// Memory of lines that wait.
     pub output: Table,
@@ -89,7 +89,10 @@ impl Report {
             lost: now.counts.lost.saturating_sub(before.counts.lost),
             cpu_percent: tenths(cpu as f64 * 100.0 / lasted as f64),
             rss_bytes: fills.rss,
-            ring: fills.ring.map(|size| Table { used: peak, size }),
+            ring: Some(Table {
+                used: peak,
+                size: fills.ring,
+            }),
             table: fills.table,
             output: Waiting {
                 used: fills.output.used,
@@ -123,7 +126,7 @@ mod tests {
     fn fills() -> Fills {
         Fills {
             rss: Some(4096),
-            ring: Some(8192),
+            ring: 8192,
             table: Table { used: 1, size: 2 },
             output: Table { used: 3, size: 4 },
             bpf: None,

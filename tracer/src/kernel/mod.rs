@@ -11,6 +11,8 @@ pub mod layout;
 #[cfg(target_os = "linux")]
 pub mod load;
 #[cfg(target_os = "linux")]
+pub(crate) mod mapping;
+#[cfg(target_os = "linux")]
 pub mod misses;
 pub mod plan;
 #[cfg(target_os = "linux")]

@@ -4,8 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, BorrowedFd},
-    ptr::{NonNull, null_mut},
+    os::fd::AsFd as _,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
@@ -13,16 +12,16 @@ use aya::{
     Ebpf,
     maps::{Map, MapError},
 };
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use thiserror::Error;
 use tracer_ebpf::{STEPS, Step};
 
+use super::mapping::Mapping;
 use crate::{decode, event::State, ledger};
 
 const LENGTH: usize = STEPS as usize * size_of::<Step>();
 
-/// The kernel side's map, in our memory: looking at it takes no system call.
-pub struct Steps(NonNull<Cell>);
+/// The kernel side's map.
+pub struct Steps(Mapping);
 
 /// A [`Step`] that changes while it is looked at.
 #[repr(C)]
@@ -47,30 +46,14 @@ pub enum Error {
 impl Steps {
     pub fn new(ebpf: &Ebpf) -> Result<Self, Error> {
         match ebpf.map("STEPS") {
-            Some(Map::Array(map)) => Ok(Self::map(map.fd().as_fd())?),
+            Some(Map::Array(map)) => Ok(Self(Mapping::to_write(map.fd().as_fd(), 0, LENGTH)?)),
             _ => Err(Error::Missing),
         }
     }
 
-    fn map(map: BorrowedFd) -> io::Result<Self> {
-        // SAFETY: a new mapping, at an address of the kernel's choice.
-        let start = unsafe {
-            mmap(
-                null_mut(),
-                LENGTH,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                map,
-                0,
-            )
-        }?;
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self(start))
-    }
-
     fn cells(&self) -> &[Cell] {
         // SAFETY: the mapping is as long as that, and lives as long as this; all of it is atomic, any bytes are valid.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), STEPS as usize) }
+        unsafe { std::slice::from_raw_parts(self.0.start().cast().as_ptr(), STEPS as usize) }
     }
 }
 
@@ -99,12 +82,5 @@ impl ledger::Steps for Steps {
                 let _ = cell.sock.compare_exchange(sock, 0, old, free);
             }
         }
-    }
-}
-
-impl Drop for Steps {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody refers to any more.
-        let _ = unsafe { munmap(self.0.as_ptr().cast(), LENGTH) };
     }
 }

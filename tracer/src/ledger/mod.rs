@@ -222,6 +222,13 @@ impl Ledger {
         Self::default()
     }
 
+    /// These events come next. Where memory is far away, it is fetched for all of them at the same time.
+    pub fn expect(&self, events: &[Event]) {
+        for event in events {
+            self.sockets.expect(event);
+        }
+    }
+
     /// Takes the next event; each meaning goes to `take`, in order.
     pub fn ingest(&mut self, event: &Event, take: &mut dyn FnMut(Effect<'_>)) {
         self.sockets.now = event.ts;

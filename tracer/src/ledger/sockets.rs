@@ -2,6 +2,7 @@
 
 use std::{
     hash::BuildHasher,
+    hint::black_box,
     ops::{Index, IndexMut},
 };
 
@@ -14,6 +15,7 @@ use super::{
     entry::{Claims, Entry},
     place::Place,
 };
+use crate::event::{Event, Kind, State};
 
 /// Entries that are allocated together. A growing `Vec` would hold every entry twice while it moves, and
 /// up to twice the room that it needs afterwards.
@@ -53,6 +55,27 @@ impl Sockets {
         let hash = self.hasher.hash_one(key);
         let found = self.by_key.find(hash, |slot| self[*slot].key == key);
         found.copied()
+    }
+
+    /// Looks up what the event will be about, so that it is in the cache then: what is not found is of no matter here,
+    /// and the processor waits for several such searches at once.
+    pub(super) fn expect(&self, event: &Event) {
+        black_box(self.find(event.sock));
+        // With these a 4-tuple is taken or given up.
+        let changes_hands = matches!(
+            event.kind,
+            Kind::State {
+                new: State::Established | State::Close,
+                ..
+            }
+        );
+        if changes_hands {
+            black_box(self.at(Place::Tuple {
+                netns: event.netns,
+                local: event.tuple.local.into(),
+                peer: event.tuple.peer.into(),
+            }));
+        }
     }
 
     /// Who has the 4-tuple of an entry that is not there yet.

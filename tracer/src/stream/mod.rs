@@ -265,6 +265,14 @@ impl Stream {
         self.last_event
     }
 
+    /// As [`event`](Self::event), of several.
+    pub fn events(&mut self, events: &[Event]) {
+        self.ledger.expect(events);
+        for event in events {
+            self.event(event);
+        }
+    }
+
     /// Takes the next event and tells what it means.
     pub fn event(&mut self, event: &Event) {
         self.last_event = self.last_event.max(event.ts);

@@ -1,31 +1,42 @@
 //! Drains the ring buffer, and reads what the kernel side could not put into it.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+mod records;
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, RawFd},
+};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray},
 };
+use thiserror::Error;
 use tracer_ebpf as abi;
 
-use crate::{cost::RingFill, event::Event};
+use crate::event::Event;
+use records::Records;
 
 /// At most so many records are taken at once, so that signals and timers get their turn.
 const BATCH: usize = 16_384;
 
+/// So many events are handed over at once: more of what the ledger expects would not stay in the cache.
+const GROUP: usize = 16;
+
 /// The ring buffer and the loss counters of the loaded object.
 pub struct Ring {
-    events: RingBuf<MapData>,
+    map: MapData,
+    records: Records,
     counters: PerCpuArray<MapData, Counters>,
     sockets: HashMap<MapData, u64, Remembered>,
     seen: abi::Counters,
+    /// Events that are handed over next.
+    group: Vec<Event>,
     /// Entries of the socket table that we removed.
     forgotten: u64,
     malformed: u64,
-    /// `None`: it does not show how full the ring buffer is.
-    fill: Option<RingFill>,
     /// Most bytes that waited since it was asked.
-    peak: u64,
+    peak: usize,
 }
 
 #[repr(transparent)]
@@ -57,55 +68,72 @@ pub struct Losses {
     pub malformed: u64,
 }
 
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("the object lacks the map {0}, or it is of another type")]
+    Missing(&'static str),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error("the ring buffer can't be mapped into memory: {0}")]
+    Memory(#[from] io::Error),
+}
+
 impl Ring {
     /// Takes the maps out of the object.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        let mut map = |name: &str| {
-            ebpf.take_map(name)
-                .ok_or_else(|| MapError::InvalidName { name: name.into() })
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let mut map = |name| ebpf.take_map(name).ok_or(Error::Missing(name));
+        let Map::RingBuf(events) = map("EVENTS")? else {
+            return Err(Error::Missing("EVENTS"));
         };
-        let events = map("EVENTS")?;
-        let size = match &events {
-            Map::RingBuf(map) => map.info()?.max_entries(),
-            _ => 0,
-        };
-        let events: RingBuf<MapData> = events.try_into()?;
+        let size = events.info()?.max_entries() as usize;
         Ok(Self {
-            fill: RingFill::new(events.as_fd(), size.into()).ok(),
+            records: Records::new(events.fd().as_fd(), size)?,
             peak: 0,
-            events,
+            map: events,
             counters: map("COUNTERS")?.try_into()?,
             sockets: map("SOCKETS")?.try_into()?,
             seen: abi::Counters::default(),
+            group: Vec::with_capacity(GROUP),
             forgotten: 0,
             malformed: 0,
         })
     }
 
-    /// Most bytes that were waiting since the last call, and how many fit; `None`: that does not show.
-    pub fn take_peak(&mut self) -> Option<(u64, u64)> {
-        let size = self.fill.as_ref()?.size();
-        Some((std::mem::take(&mut self.peak), size))
+    /// Most bytes that were waiting since the last call, and how many fit.
+    pub fn take_peak(&mut self) -> (u64, u64) {
+        let peak = std::mem::take(&mut self.peak);
+        (peak as u64, self.records.size() as u64)
     }
 
-    /// Hands every waiting event to `take`; true if there may be more.
-    pub fn drain(&mut self, mut take: impl FnMut(&Event)) -> bool {
-        if let Some(fill) = &self.fill {
-            self.peak = self.peak.max(fill.used());
-        }
-        for _ in 0..BATCH {
-            let Some(record) = self.events.next() else {
+    /// Hands every waiting event to `take`, some at once; true if there may be more.
+    pub fn drain(&mut self, mut take: impl FnMut(&[Event])) -> bool {
+        self.peak = self.peak.max(self.records.waiting());
+        for _ in 0..BATCH / GROUP {
+            let all = self.decode_group();
+            take(&self.group);
+            if all {
                 return false;
+            }
+        }
+        true
+    }
+
+    /// Fills the group; true: nothing more is waiting.
+    fn decode_group(&mut self) -> bool {
+        self.group.clear();
+        while self.group.len() < GROUP {
+            let Some(record) = self.records.next() else {
+                return true;
             };
-            match Event::decode(&record) {
-                Ok(event) => take(&event),
+            match Event::decode(record) {
+                Ok(event) => self.group.push(event),
                 Err(error) => {
                     log::debug!("{error}");
                     self.malformed += 1;
                 }
             }
         }
-        true
+        false
     }
 
     fn totals(&self) -> Result<abi::Counters, MapError> {
@@ -166,6 +194,6 @@ impl Ring {
 /// Readable when the kernel side has put a record into an empty ring.
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
-        self.events.as_fd().as_raw_fd()
+        self.map.fd().as_fd().as_raw_fd()
     }
 }
