@@ -1,7 +1,8 @@
 //! Runs of our programs that the kernel skipped.
 
 use std::{
-    fs,
+    fs::File,
+    io::Read as _,
     os::fd::{AsFd, AsRawFd, RawFd},
 };
 
@@ -26,8 +27,15 @@ pub fn count(ebpf: &Ebpf) -> u64 {
 /// How the names of such programs end.
 const STAND_IN: &str = "_nested";
 
+/// Three times as long as it is: one call reads all of it (`bpf_prog_show_fdinfo`, kernel/bpf/syscall.c). This is asked
+/// every second, of each program.
+const FDINFO: usize = 1024;
+
 fn of_program(fd: RawFd) -> Option<u64> {
-    parse(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)
+    let mut bytes = [0; FDINFO];
+    let mut file = File::open(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let length = file.read(&mut bytes).ok()?;
+    parse(str::from_utf8(&bytes[..length]).ok()?)
 }
 
 fn parse(fdinfo: &str) -> Option<u64> {
