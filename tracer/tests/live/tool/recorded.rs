@@ -199,6 +199,11 @@ fn killed_under_load() -> Result<()> {
     run.wait_until("no line comes", || {
         Ok(fs::metadata(&out)?.len() > length + NEWLINE)
     })?;
+    // A slow machine kills those before it has begun what they were asked for.
+    run.signal(Signal::USR1)?;
+    run.wait_until("nothing is put aside", || {
+        Ok(!dir.files_of(&recorder, "tracer-")?.is_empty())
+    })?;
     let status = run.stop(Signal::TERM)?;
     let text = fs::read_to_string(&out)?;
     let torn = text
