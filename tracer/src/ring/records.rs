@@ -60,7 +60,8 @@ impl Records {
             whole: Vec::new(),
         };
         records.read = records.ours().load(Ordering::Acquire);
-        records.returned = records.read;
+        // Nothing is known to have been written that has not been read.
+        (records.returned, records.written) = (records.read, records.read);
         Ok(records)
     }
 
@@ -287,6 +288,7 @@ mod tests {
         let mut reader = kernel.reader();
         assert!(reader.next().is_some() && reader.next().is_none());
         drop(reader);
+        assert_eq!(kernel.reader().next(), None);
         kernel.write(b"two", 0);
         assert_eq!(kernel.reader().next(), Some(&b"two"[..]));
     }
