@@ -11,7 +11,7 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tracer::{
     event::{Comm, End, Endpoint, Event, Family, Kind, Owner, Role, Row, State, Task, Tuple},
-    ledger::Ledger,
+    ledger::{GROUP, Ledger},
 };
 
 /// Bytes that are allocated now.
@@ -41,8 +41,6 @@ const NETNS: u32 = 4_026_531_840;
 const PROCESSES: u64 = 1000;
 /// Connections that are made at one time; the others are in TIME_WAIT.
 const AT_ONCE: u64 = 512;
-/// Events that are expected at once, as the ring buffer's reader hands them over.
-const GROUP: usize = 16;
 /// Events of a connection's life.
 const STEPS: u64 = 7;
 

@@ -336,9 +336,10 @@ impl Tracer {
     fn upkeep(&mut self) -> io::Result<()> {
         let (waiting, buffer) = self.output.waiting();
         let used = self.ring.get_ref().table_used().map_err(io::Error::other)?;
+        let (peak, size) = self.ring.get_mut().take_peak();
         let around = Around {
             ebpf: self.loaded.as_ref().map(|loaded| &loaded.ebpf),
-            ring: self.ring.get_mut().take_peak(),
+            ring: Table { used: peak, size },
             table: Table {
                 used,
                 size: self.table.into(),

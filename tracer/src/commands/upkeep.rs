@@ -35,7 +35,7 @@ pub(super) struct Upkeep {
 pub(super) struct Around<'a> {
     pub ebpf: Option<&'a Ebpf>,
     /// Most bytes of the ring buffer that were waiting since the last call, and how many fit.
-    pub ring: (u64, u64),
+    pub ring: Table,
     pub table: Table,
     /// Memory of lines that wait.
     pub output: Table,
@@ -118,12 +118,12 @@ impl Upkeep {
         let Some(report) = &mut self.stats else {
             return;
         };
-        report.ring(around.ring.0);
+        report.ring(around.ring.used);
         if report.is_due(at) {
             let bpf = around.ebpf.and_then(|ebpf| self.programs.end(ebpf, at));
             let fills = Fills {
                 rss: cost::rss(),
-                ring: around.ring.1,
+                ring: around.ring.size,
                 table: around.table,
                 output: around.output,
                 bpf,
@@ -177,7 +177,7 @@ impl Metrics {
             let took = clock::now().saturating_sub(at);
             self.due = at.saturating_add(took.saturating_mul(SHARE));
         }
-        self.ring.add(around.ring.0, at);
+        self.ring.add(around.ring.used, at);
         self.publisher.publish(self.snapshot(stream, around));
     }
 
@@ -207,7 +207,7 @@ impl Metrics {
             shed_level,
             ring: Fill {
                 used: self.ring.get(),
-                size: around.ring.1,
+                size: around.ring.size,
             },
             table: fill(around.table),
             output: Output {

@@ -156,6 +156,9 @@ pub struct Usage<'a> {
 
 pub const TOP: usize = 10;
 
+/// So many events are best [expected](Ledger::expect) at once: what more of them need would not stay in the cache.
+pub const GROUP: usize = 16;
+
 /// Where ports lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {

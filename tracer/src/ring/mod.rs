@@ -14,14 +14,11 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf as abi;
 
-use crate::event::Event;
+use crate::{event::Event, ledger::GROUP};
 use records::Records;
 
 /// At most so many records are taken at once, so that signals and timers get their turn.
 const BATCH: usize = 16_384;
-
-/// So many events are handed over at once: more of what the ledger expects would not stay in the cache.
-const GROUP: usize = 16;
 
 /// The ring buffer and the loss counters of the loaded object.
 pub struct Ring {
