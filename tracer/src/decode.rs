@@ -205,19 +205,19 @@ fn task(raw: &abi::Task) -> Task {
 }
 
 fn tuple(raw: &abi::Tuple) -> Result<Tuple, DecodeError> {
-    let (family, ip): (_, fn(&[u8; 16]) -> IpAddr) = match raw.family {
-        abi::AF_INET => (Family::Ipv4, ipv4),
-        abi::AF_INET6 => (Family::Ipv6, ipv6),
+    let (family, local, peer) = match raw.family {
+        abi::AF_INET => (Family::Ipv4, ipv4(&raw.local), ipv4(&raw.peer)),
+        abi::AF_INET6 => (Family::Ipv6, ipv6(&raw.local), ipv6(&raw.peer)),
         unknown => return Err(DecodeError::Family(unknown)),
     };
     Ok(Tuple {
         family,
         local: Endpoint {
-            ip: ip(&raw.local),
+            ip: local,
             port: nonzero(raw.local_port),
         },
         peer: Endpoint {
-            ip: ip(&raw.peer),
+            ip: peer,
             port: nonzero(raw.peer_port),
         },
     })
