@@ -19,6 +19,9 @@ pub struct Process<'a> {
     pub tid: u32,
     /// Name of the process; bytes that are not UTF-8 are replaced.
     pub comm: Cow<'a, str>,
+    /// The same as JSON, if it has been written before.
+    #[serde(skip)]
+    pub json: Option<&'a str>,
 }
 
 /// A process with all its threads, briefly; the line of type `process` with the same `id` has the rest.

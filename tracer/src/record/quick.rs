@@ -121,6 +121,10 @@ impl<'a> Json<'a> {
             self.raw("null");
             return Ok(());
         };
+        if let Some(json) = process.json {
+            self.raw(json);
+            return Ok(());
+        }
         self.raw("{\"id\":").string(process.id)?;
         self.raw(",\"pid\":").number(process.pid.into());
         self.raw(",\"tid\":").number(process.tid.into());
@@ -169,15 +173,14 @@ impl<'a> Json<'a> {
             let _ = write!(self.0, "{ip}");
             return;
         };
-        // Four digits and points at most, each written as a whole and then cut.
-        let mut text = [0; 20];
-        let mut length = 0;
         for octet in ip.octets() {
             let (digits, count) = OCTETS[usize::from(octet)];
-            text[length..length + 4].copy_from_slice(&digits);
-            length += usize::from(count);
+            let end = self.0.len() + usize::from(count);
+            self.0.extend_from_slice(&digits);
+            self.0.truncate(end);
         }
-        self.0.extend_from_slice(&text[..length - 1]);
+        // The last point.
+        self.0.pop();
     }
 
     fn or_null<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
@@ -257,6 +260,7 @@ mod tests {
             pid,
             tid,
             comm: Cow::Owned(comm),
+            json: None,
         }))
     }
 

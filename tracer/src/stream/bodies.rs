@@ -1,8 +1,8 @@
 //! From what the ledger says to the bodies of lines.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Lines, lines::Known};
+use super::{Lines, known::Known};
 use crate::{
     event::{Event, Kind},
     filter::Subject,
@@ -117,7 +117,7 @@ impl Lines {
     }
 
     /// Introduces those who will be named.
-    pub(super) fn know_holders<'a>(&mut self, holders: &[Holder<'a>]) -> Vec<Option<Known<'a>>> {
+    pub(super) fn know_holders(&mut self, holders: &[Holder]) -> Vec<Option<Arc<Known>>> {
         let named = holders.iter().take(TOP);
         named.map(|holder| self.know(holder.task)).collect()
     }
@@ -126,7 +126,7 @@ impl Lines {
     pub(super) fn holders<'a>(
         &self,
         holders: &[Holder],
-        known: &'a [Option<Known>],
+        known: &'a [Option<Arc<Known>>],
     ) -> Vec<record::Holder<'a>> {
         let rows = holders
             .iter()

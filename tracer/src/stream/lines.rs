@@ -1,10 +1,13 @@
 //! Lines: numbered, dated, counted, and each process introduced before the first that names it.
 
-use std::{borrow::Cow, collections::BTreeMap, io, marker::PhantomData, sync::Arc};
+use std::{collections::BTreeMap, io, marker::PhantomData, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Batch, Counts, Shed};
+use super::{
+    Batch, Counts, Shed,
+    known::{Known, Recent},
+};
 use crate::{
     clock::{Clock, Monotonic, Time},
     event::Task,
@@ -12,10 +15,7 @@ use crate::{
     host::process::Processes,
     ledger::Transition,
     pool::Settings,
-    record::{
-        self, Body, Kind, Line, Loss, Netns, NetnsSettings, Process, Start, Stop, VERSION, Where,
-        WholeProcess,
-    },
+    record::{self, Body, Kind, Line, Loss, Netns, NetnsSettings, Start, Stop, VERSION, Where},
 };
 
 /// Lines that come in numbers are passed on when so many bytes have gathered.
@@ -28,6 +28,7 @@ pub type Write<'a> = &'a mut dyn FnMut(&Batch) -> io::Result<()>;
 pub struct Lines {
     pub(super) clock: Clock,
     pub(super) processes: Processes,
+    recent: Recent,
     pub(super) time: Box<dyn Time>,
     pub(super) failures: u64,
     pub(super) bind_failures: u64,
@@ -47,17 +48,12 @@ pub struct Lines {
     dropped: u64,
 }
 
-/// A process that has been introduced, and one of its threads.
-pub(super) struct Known<'a> {
-    id: Arc<str>,
-    task: &'a Task,
-}
-
 impl Lines {
     pub fn new(host: String, clock: Clock, processes: Processes) -> Self {
         Self {
             clock,
             processes,
+            recent: Recent::default(),
             time: Box::new(Monotonic),
             failures: 0,
             bind_failures: 0,
@@ -238,6 +234,7 @@ impl Lines {
     /// Introduces every process anew when it is named the next time: lines that did were dropped.
     pub fn forget_introductions(&mut self) {
         self.processes.forget();
+        self.recent.forget();
     }
 
     pub fn stop(&mut self) {
@@ -256,13 +253,20 @@ impl Lines {
     }
 
     /// Makes sure that the process has been introduced.
-    pub(super) fn know<'a>(&mut self, task: Option<&'a Task>) -> Option<Known<'a>> {
+    pub(super) fn know(&mut self, task: Option<&Task>) -> Option<Arc<Known>> {
         let task = task?;
+        let recent = self.recent.find(task, self.detail);
+        Some(recent.unwrap_or_else(|| self.meet(task)))
+    }
+
+    fn meet(&mut self, task: &Task) -> Arc<Known> {
         let (id, identity) = self.processes.meet(task, self.detail, &self.clock);
         if let Some(identity) = identity {
             self.write(self.now(), &identity);
         }
-        Some(Known { id, task })
+        let known = Arc::new(Known::new(id, task, self.detail));
+        self.recent.keep(task, known.clone());
+        known
     }
 
     /// The number of the line that comes next.
@@ -308,28 +312,5 @@ impl Lines {
             Err(error) => log::error!("a line of type {} can't be written: {error}", B::TYPE),
         }
         seq
-    }
-}
-
-impl Known<'_> {
-    pub(super) fn process(&self) -> Process<'_> {
-        Process {
-            id: &self.id,
-            pid: self.task.pid,
-            tid: self.task.tid,
-            comm: self.comm(),
-        }
-    }
-
-    pub(super) fn whole(&self) -> WholeProcess<'_> {
-        WholeProcess {
-            id: &self.id,
-            pid: self.task.pid,
-            comm: self.comm(),
-        }
-    }
-
-    fn comm(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.task.comm.bytes())
     }
 }

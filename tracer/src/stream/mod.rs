@@ -32,6 +32,7 @@ mod bodies;
 mod case;
 mod failures;
 mod inputs;
+mod known;
 mod lines;
 mod measures;
 mod pressure;

@@ -234,6 +234,7 @@ fn worker() -> Process<'static> {
         pid: 812,
         tid: 814,
         comm: "worker".into(),
+        json: None,
     }
 }
 
