@@ -28,9 +28,13 @@ pub fn tenths(value: f64) -> f64 {
 /// A second and its text, such as `2026-11-26T05:01:27.`
 type Second = (i64, [u8; 20]);
 
+/// A prime: what lies a minute before has another place. A connection that was in TIME_WAIT has times of then and now.
+const SECONDS: i64 = 7;
+
 thread_local! {
-    /// The one that was written last: most lines are of the same second as the line before.
-    static LAST: Cell<Second> = const { Cell::new((i64::MIN, [0; 20])) };
+    /// Those that were written last, each at its place: most times are of the same second as one before.
+    static LAST: [Cell<Second>; SECONDS as usize] =
+        const { [const { Cell::new((i64::MIN, [0; 20])) }; SECONDS as usize] };
 }
 
 /// RFC 3339 in UTC, with nine digits after the point.
@@ -51,14 +55,17 @@ pub(super) fn push_rfc3339(ts: &Timestamp, to: &mut Vec<u8>) {
 /// `None`: the year has not four digits.
 fn second_of(ts: &Timestamp) -> Option<[u8; 20]> {
     let number = ts.as_second();
-    let (last, text) = LAST.get();
-    if last == number {
-        return Some(text);
-    }
-    let text = format!("{ts:.0}").replace('Z', ".");
-    let text = text.into_bytes().try_into().ok()?;
-    LAST.set((number, text));
-    Some(text)
+    LAST.with(|seconds| {
+        let place = &seconds[number.rem_euclid(SECONDS) as usize];
+        let (last, text) = place.get();
+        if last == number {
+            return Some(text);
+        }
+        let text = format!("{ts:.0}").replace('Z', ".");
+        let text = text.into_bytes().try_into().ok()?;
+        place.set((number, text));
+        Some(text)
+    })
 }
 
 fn with_fraction(second: &[u8; 20], mut fraction: u32) -> [u8; 30] {
