@@ -29,7 +29,7 @@ pub const KIND_NO_SOURCE_ADDRESS: u16 = 4;
 pub const KIND_BOUND: u16 = 5;
 /// `Head::kind`: a socket that held a port of its own is destroyed; the port is free microseconds later.
 pub const KIND_RELEASED: u16 = 6;
-/// `Head::kind`: `task` accepted the connection.
+/// `Head::kind`: `task` accepted the connection, which is over if it holds no port.
 pub const KIND_ACCEPTED: u16 = 7;
 /// `Head::kind`: `task`, which is not the owner, closed the socket or shut down its sending side.
 pub const KIND_CLOSED_BY: u16 = 8;

@@ -452,9 +452,11 @@ impl<R: Reader> Common for Sock<R> {
         u16::from_be(self.reader.read(self.tcp, INET_SOCK_SPORT.load()))
     }
 
+    /// Never from a copy: the port is given back before the transition to CLOSE is told, so a record that comes after that
+    /// one must not have it.
     #[inline(always)]
     fn held(self) -> u16 {
-        self.field(SOCK_COMMON_NUM.load())
+        self.reader.read(self.sk, SOCK_COMMON_NUM.load())
     }
 }
 

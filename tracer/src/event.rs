@@ -53,7 +53,8 @@ pub enum Kind {
     Released,
     /// The socket, which connects, has its local port now, and waits for the answer.
     Port,
-    /// The task accepted the connection; the state is that of the socket now.
+    /// The task accepted the connection; the state is that of the socket now. Without [`Event::held`] it is over, whatever
+    /// the state: its end has been told, or is next.
     Accepted { state: State },
     /// The task, which is not the owner, closed the socket or shut down its sending side.
     ClosedBy,

@@ -110,6 +110,8 @@ pub(crate) fn accepted(sk: u64) {
     }
 }
 
+/// Nothing keeps it from being closed at the same time, on another CPU. By its port that is known for certain: the kernel
+/// gives it back, then tells the transition to CLOSE, and only then writes the state (`tcp_set_state`, net/ipv4/tcp.c).
 #[inline(always)]
 fn owned_by_current<R: Reader>(sock: Sock<R>) {
     let task = task::current();
@@ -120,7 +122,7 @@ fn owned_by_current<R: Reader>(sock: Sock<R>) {
         socket.owner = OWNER_ACCEPT;
         return;
     }
-    if sock.state() == tcp::CLOSE {
+    if sock.held() == 0 {
         return;
     }
     // Older than us.
@@ -132,7 +134,7 @@ fn owned_by_current<R: Reader>(sock: Sock<R>) {
     };
     let _ = table::insert(sock.key(), &socket);
     // It may have been closed in between, and nobody would ever remove the entry.
-    if Probe.read::<u8>(sock.common(), SOCK_COMMON_STATE.load()) == tcp::CLOSE {
+    if sock.held() == 0 {
         table::remove(sock.key());
     }
 }

@@ -68,7 +68,8 @@ impl Ledger {
         self.note_gone(event.sock, event.ts);
     }
 
-    /// The state decides only about a socket that is not known: transitions tell that of the others.
+    /// The state decides only about a socket that is not known: transitions tell that of the others. It may be out of date:
+    /// the kernel tells the transition to CLOSE before it writes the state, but after it has given the port back.
     pub(super) fn accepted(&mut self, event: &Event, state: State, take: Take<'_>) {
         let found = self.sockets.find(event.sock);
         let found = found.filter(|slot| {
@@ -79,7 +80,7 @@ impl Ledger {
         let slot = match found {
             Some(slot) => slot,
             // It had ended before it was accepted.
-            None if state == State::Close => return,
+            None if state == State::Close || event.held.is_none() => return,
             None => {
                 self.lose_key(event.sock, event.ts, take);
                 self.begin_with(event, state, state, take)

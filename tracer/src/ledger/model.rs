@@ -328,7 +328,9 @@ impl Kernel {
         if let Some(mut sock) = self.picked(pick, waiting) {
             Self::own(&mut sock, Owner::Accept, how);
             sock.has_descriptor = true;
-            self.emit(&sock, Kind::Accepted { state: sock.state });
+            let mut event = self.event(&sock, Kind::Accepted { state: sock.state });
+            event.held = sock.tuple.local.port;
+            self.queue.push_back(event);
             self.socks.insert(sock.key, sock);
         }
     }
@@ -344,7 +346,7 @@ impl Kernel {
             (Listen, _) => self.close(sock, 0),
             (SynSent, 0) => self.close(sock, 111),
             (SynSent, _) => self.transition(&mut sock, Established),
-            (Established, 0) => self.close(sock, 104),
+            (Established, 0) => self.reset(sock, how),
             (Established, 1) => self.transition(&mut sock, CloseWait),
             (Established, _) => self.shut_down(sock, FinWait1, how),
             (FinWait1, 0) => self.transition(&mut sock, Closing),
@@ -369,6 +371,18 @@ impl Kernel {
         }
         sock.has_descriptor = false;
         self.transition(&mut sock, new);
+    }
+
+    /// Perhaps as it is accepted: its port is gone, its state not written yet.
+    fn reset(&mut self, sock: Sock, how: u8) {
+        let waits = sock.role == Some(Role::Server) && sock.owner != Owner::Accept;
+        let mut accepted = sock.clone();
+        self.close(sock, 104);
+        if waits && how > 128 {
+            Self::own(&mut accepted, Owner::Accept, how);
+            let state = accepted.state;
+            self.emit(&accepted, Kind::Accepted { state });
+        }
     }
 
     fn close(&mut self, sock: Sock, error: i32) {

@@ -539,16 +539,41 @@ fn the_very_address_goes_before_every_address() {
 #[test]
 fn accept_tells_of_a_connection_that_was_not_known_unless_it_is_over() {
     let mut tester = Tester::default();
-    let accepted = |state| Event {
+    let accepted = |state, held| Event {
         owner: Owner::Accept,
         task: Some(task(9)),
         role: None,
+        held,
         ..server(event(7, 2, Kind::Accepted { state }))
     };
-    tester.put(accepted(State::Close));
+    tester.put(accepted(State::Close, None));
     assert!(tester.keys().is_empty());
-    tester.put(accepted(State::CloseWait));
+    tester.put(accepted(State::CloseWait, Some(80)));
     assert_eq!(tester.owner(2), (Owner::Accept, Some(9)));
+}
+
+/// The peer's RST comes while `accept()` returns, on another CPU: the state is not written yet.
+#[test]
+fn accept_does_not_revive_a_connection_whose_end_has_been_told() {
+    let mut tester = Tester::default();
+    tester.listener(1, "0.0.0.0", 1);
+    tester.child(2);
+    tester.put(server(event(7, 2, error(State::Established, 104))));
+    tester.told();
+    tester.put(Event {
+        owner: Owner::Accept,
+        task: Some(task(9)),
+        role: None,
+        ..server(event(
+            8,
+            2,
+            Kind::Accepted {
+                state: State::Established,
+            },
+        ))
+    });
+    assert_eq!(tester.keys(), [1]);
+    assert!(tester.told().is_empty());
 }
 
 #[test]
