@@ -305,8 +305,10 @@ fn states(field: &Field<'_>, rows: &[Row], seen: &[&SocketSeen]) -> Vec<Differen
     }
     let mut tracer: Vec<Key> = seen.iter().map(|seen| Key::from(*seen)).collect();
     if !dump::lists_bound() {
-        // A socket at a port of its own whose connection is over holds the port, too, and nobody lists it.
-        tracer.retain(|key| key.state != "CLOSE" || kernel.contains(key));
+        // A socket at a port of its own whose connection is over holds the port, too, and nobody lists it; another one
+        // there, which is bound alone, may be listed.
+        let mut listed = kernel.clone();
+        tracer.retain(|key| key.state != "CLOSE" || take(&mut listed, key));
     }
     let mut places: BTreeMap<Place, (Vec<Key>, Vec<Key>)> = BTreeMap::new();
     for key in kernel {
@@ -327,11 +329,14 @@ fn states(field: &Field<'_>, rows: &[Row], seen: &[&SocketSeen]) -> Vec<Differen
     .collect()
 }
 
+/// Whether it was there; one of them is no more.
+fn take(keys: &mut Vec<Key>, key: &Key) -> bool {
+    let found = keys.iter().position(|other| other == key);
+    found.map(|index| keys.swap_remove(index)).is_some()
+}
+
 fn at_one_place(place: &Place, mut kernel: Vec<Key>, mut tracer: Vec<Key>) -> Vec<String> {
-    kernel.retain(|key| {
-        let same = tracer.iter().position(|seen| seen == key);
-        same.map(|same| tracer.swap_remove(same)).is_none()
-    });
+    kernel.retain(|key| !take(&mut tracer, key));
     let brief = |key: &Key| {
         let kind = if key.timewait { " (timewait)" } else { "" };
         format!("{}{kind}", key.state)
