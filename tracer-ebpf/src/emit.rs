@@ -42,17 +42,13 @@ pub(crate) fn child<R: Reader>(sock: Sock<R>, old: u8, new: u8) {
     record.submit();
 }
 
-/// Emits a transition in the midst of a connection; `socket` is what we remember of it.
+/// Emits a transition in the midst of a connection, whose role the first one has told.
 #[inline(always)]
-pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: Option<&Socket>) {
+pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8) {
     let Some(mut record) = Record::<Head>::reserve(sock) else {
         return;
     };
-    let head = record.get();
-    transition(head, sock, old, new);
-    if let Some(socket) = socket {
-        head.role = socket.role;
-    }
+    transition(record.get(), sock, old, new);
     record.submit();
 }
 

@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    Argument,
+    Argument, EbpfContext,
     bindings::seq_file,
     helpers::bpf_probe_read_user,
     macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, raw_tracepoint, tracepoint},
@@ -28,21 +28,27 @@ use crate::{
 // TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_btf(ctx: BtfTracePointContext) -> i32 {
-    nested::outer(|| transition_btf(&ctx));
+    nested::outer(|| transition_btf(&ctx, Typed::OUTER));
     0
 }
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_btf_nested(ctx: BtfTracePointContext) -> i32 {
-    nested::inner(|| transition_btf(&ctx));
+    nested::inner(|| transition_btf(&ctx, Typed::INNER));
     0
 }
 
 #[inline(always)]
-fn transition_btf(ctx: &BtfTracePointContext) {
-    if let Some(sock) = Sock::new(Typed, ctx.arg(0)) {
-        let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition(ctx, sock, old as u8, new as u8);
+fn transition_btf(ctx: &BtfTracePointContext, reader: Typed) {
+    transition(ctx, reader, ctx.arg(0), [ctx.arg(1), ctx.arg(2)]);
+}
+
+/// SCTP and MPTCP sockets have such transitions, too.
+#[inline(always)]
+fn transition<C: EbpfContext, R: Reader>(ctx: &C, reader: R, sk: *const u8, states: [i32; 2]) {
+    if reader.read::<u16>(sk, SOCK_PROTOCOL.load()) == IPPROTO_TCP {
+        let [old, new] = states;
+        state::transition(ctx, Sock::brief(reader, sk), old as u8, new as u8);
     }
 }
 
@@ -63,14 +69,7 @@ fn state_raw_nested(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn transition_raw(ctx: &RawTracePointContext) {
-    let sk: *const u8 = ctx.arg(0);
-    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
-        return;
-    }
-    if let Some(sock) = Sock::new(Probe, sk) {
-        let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-        state::transition(ctx, sock, old as u8, new as u8);
-    }
+    transition(ctx, Probe, ctx.arg(0), [ctx.arg(1), ctx.arg(2)]);
 }
 
 // ---- timewait sockets ----------------------------------------------------------------------------
@@ -80,21 +79,21 @@ fn transition_raw(ctx: &RawTracePointContext) {
 #[fexit(function = "inet_twsk_alloc")]
 fn twsk_alloc_fexit(ctx: FExitContext) -> i32 {
     let state: i32 = ctx.arg(2);
-    timewait::allocated(Sock::new(Typed, ctx.arg(0)), ctx.arg(3), state as u8);
+    timewait::allocated(Sock::new(Typed::ANY, ctx.arg(0)), ctx.arg(3), state as u8);
     0
 }
 
 // void __inet_twsk_schedule(struct inet_timewait_sock *tw, int timeo, bool rearm)
 #[fentry(function = "__inet_twsk_schedule")]
 fn twsk_schedule_fentry(ctx: FEntryContext) -> i32 {
-    timewait::scheduled(TimeWait::new(Typed, ctx.arg(0)), is_true(ctx.arg(2)));
+    timewait::scheduled(TimeWait::new(Typed::ANY, ctx.arg(0)), is_true(ctx.arg(2)));
     0
 }
 
 // static void inet_twsk_kill(struct inet_timewait_sock *tw)
 #[fentry(function = "inet_twsk_kill")]
 fn twsk_kill_fentry(ctx: FEntryContext) -> i32 {
-    timewait::killed(TimeWait::new(Typed, ctx.arg(0)));
+    timewait::killed(TimeWait::new(Typed::ANY, ctx.arg(0)));
     0
 }
 
@@ -149,9 +148,9 @@ fn timer_expires_raw(ctx: RawTracePointContext) -> i32 {
 fn get_port_fexit(ctx: FExitContext) -> i32 {
     let result: i32 = ctx.arg(2);
     if result == 0 {
-        port::bound(Sock::new(Typed, ctx.arg(0)));
+        port::bound(Sock::new(Typed::ANY, ctx.arg(0)));
     } else if port::is_refusal(result) {
-        port::refused(Sock::new(Typed, ctx.arg(0)), ctx.arg::<u64>(1) as u16);
+        port::refused(Sock::new(Typed::ANY, ctx.arg(0)), ctx.arg::<u64>(1) as u16);
     }
     0
 }
@@ -176,13 +175,13 @@ fn get_port_kretprobe(ctx: RetProbeContext) -> u32 {
 // TP_PROTO(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroy_btf(ctx: BtfTracePointContext) -> i32 {
-    port::destroyed(Sock::new(Typed, ctx.arg(0)));
+    port::destroyed(Sock::brief(Typed::ANY, ctx.arg(0)));
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 fn destroy_raw(ctx: RawTracePointContext) -> i32 {
-    port::destroyed(Sock::new(Probe, ctx.arg(0)));
+    port::destroyed(Sock::brief(Probe, ctx.arg(0)));
     0
 }
 
@@ -221,14 +220,14 @@ fn hash6_fexit(ctx: FExitContext) -> i32 {
 /// The slot behind the arguments holds the result (`bpf_get_func_ret` only since 5.17).
 #[inline(always)]
 fn hash_exited(ctx: &FExitContext) -> i32 {
-    connect::hashed(Sock::new(Typed, ctx.arg(1)), ctx.arg(2));
+    connect::hashed(Sock::new(Typed::ANY, ctx.arg(1)), ctx.arg(2));
     0
 }
 
 // int tcp_v4_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len)
 #[fexit(function = "tcp_v4_connect")]
 fn v4_fexit(ctx: FExitContext) -> i32 {
-    let sock = Sock::new(Typed, ctx.arg(0));
+    let sock = Sock::new(Typed::ANY, ctx.arg(0));
     if !connect::is_mapped(sock) {
         connect::returned(sock, ctx.arg(1), ctx.arg(3));
     }
@@ -238,7 +237,7 @@ fn v4_fexit(ctx: FExitContext) -> i32 {
 // int tcp_v6_connect(struct sock *sk, struct sockaddr *uaddr, int addr_len)
 #[fexit(function = "tcp_v6_connect")]
 fn v6_fexit(ctx: FExitContext) -> i32 {
-    connect::returned(Sock::new(Typed, ctx.arg(0)), ctx.arg(1), ctx.arg(3));
+    connect::returned(Sock::new(Typed::ANY, ctx.arg(0)), ctx.arg(1), ctx.arg(3));
     0
 }
 

@@ -103,6 +103,8 @@ globals! {
     HAS_TASK_BTF: u32 = 0;
     /// 1 where they get its registers: `bpf_task_pt_regs` (since 5.15), on x86-64.
     HAS_TASK_REGISTERS: u32 = 0;
+    /// The number of places in `PLACES` less one.
+    LAST_PLACE: u32 = 0;
 
     /// 1: only sockets of the network namespaces in `NAMESPACES` are told of.
     ONLY_SOME_NETNS: u32 = 0;

@@ -13,7 +13,7 @@ use core::{
 
 /// Changes with every change of this file that old user space would misread. The object carries it
 /// as the global `ABI`, and the loader compares.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// `Head::kind`: a TCP state transition.
 pub const KIND_STATE: u16 = 1;
@@ -224,6 +224,21 @@ pub struct Socket {
     pub pad2: u32,
 }
 
+/// At most so many are in the map `PLACES`: more than most hosts have connections, TIME_WAIT aside, that are open at
+/// once. A power of two.
+pub const PLACES: u32 = 1 << 14;
+
+/// Where a socket's entry is, if nobody else was there before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// 1: somebody has this place; more: and others try to.
+    pub claims: u64,
+    /// Who has it, as `Head::sock`; else 0.
+    pub sock: u64,
+    pub socket: Socket,
+}
+
 /// So many are in the map `STEPS`.
 pub const STEPS: u32 = 1 << 16;
 
@@ -277,6 +292,7 @@ const _: () = {
     assert!(offset_of!(Event, task) == 104);
     assert!(offset_of!(Event, facts) == 152);
     assert!(size_of::<Socket>() == 80);
+    assert!(size_of::<Place>() == 96);
     assert!(size_of::<Counters>() == 48);
     assert!(size_of::<Step>() == 16);
 };

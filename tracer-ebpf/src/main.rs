@@ -1,6 +1,6 @@
 //! Kernel side of tracer: the entries. Each unpacks its arguments and calls a body in `hooks`, so that
 //! the variants of one hook cannot diverge. The kernel prototype stands above each entry.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod emit;

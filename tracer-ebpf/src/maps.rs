@@ -5,20 +5,25 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use tracer_ebpf::{Counters, Event, MAX_NAMESPACES, STEPS as PLACES, Socket, Step};
+use tracer_ebpf::{Counters, Event, MAX_NAMESPACES, Place, Socket, Step};
 
 /// Events on their way to user space.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
-/// Owner and role of each socket that had a first event, by address of its `struct sock`. The entry
-/// lives until the socket's transition to CLOSE.
+/// Owner and role of each socket that had a first event, until its transition to CLOSE: see `table.rs`. User space maps
+/// it into its memory.
+#[map]
+pub(crate) static PLACES: Array<Place> =
+    Array::with_max_entries(tracer_ebpf::PLACES, BPF_F_MMAPABLE);
+
+/// The same of those that have no place, by address of their `struct sock`.
 #[map]
 pub(crate) static SOCKETS: HashMap<u64, Socket> = HashMap::with_max_entries(1 << 18, 0);
 
 /// See `steps.rs`. User space maps it into its memory (since 5.5).
 #[map]
-pub(crate) static STEPS: Array<Step> = Array::with_max_entries(PLACES, BPF_F_MMAPABLE);
+pub(crate) static STEPS: Array<Step> = Array::with_max_entries(tracer_ebpf::STEPS, BPF_F_MMAPABLE);
 
 /// Address of the function behind the timers of timewait sockets, once one has been seen; 0 before.
 #[map]
@@ -31,6 +36,10 @@ pub(crate) static NAMESPACES: HashMap<u32, u8> = HashMap::with_max_entries(MAX_N
 /// 1 while this CPU is at a transition: see `hooks/nested.rs`.
 #[map]
 pub(crate) static BUSY: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+
+/// Addresses on their way to becoming numbers: see `Typed` in `sock.rs`.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(4, 0);
 
 /// The row of a dump that is being written. Not on the stack: the verifiers of 5.10 and 6.1 tell a zero there from
 /// any other value, and would follow each read's failure apart.

@@ -1,7 +1,10 @@
 //! Reading a `struct sock` or a `struct inet_timewait_sock`, by typed loads where the program has a typed
 //! pointer and through `bpf_probe_read_kernel` where it has not. The bodies are written once, over [`Reader`].
 
-use core::{mem::MaybeUninit, ptr::from_mut};
+use core::{
+    mem::MaybeUninit,
+    ptr::{self, from_mut},
+};
 
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock,
@@ -11,7 +14,7 @@ use tracer_ebpf::{
     FACT_TIMESTAMPS, Tuple, tcp,
 };
 
-use crate::globals::*;
+use crate::{globals::*, maps::SCRATCH};
 
 /// How a program reads kernel memory.
 pub(crate) trait Reader: Copy {
@@ -22,6 +25,12 @@ pub(crate) trait Reader: Copy {
     #[inline(always)]
     fn common<T: Copy + Default>(self, sk: *const u8, offset: u32) -> T {
         self.read(sk, offset)
+    }
+
+    /// The address as a number to reckon with.
+    #[inline(always)]
+    fn address(self, sk: *const u8) -> u64 {
+        sk.addr() as u64
     }
 
     /// The same socket as a `tcp_sock`, null if it is none.
@@ -41,11 +50,36 @@ pub(crate) trait Reader: Copy {
     fn net(self, sk: *const u8, _at_once: u64) -> u64 {
         self.common(sk, SOCK_COMMON_NET.load())
     }
+
+    /// `inet_sport` of the `tcp_sock`, as [`net_at_once`](Self::net_at_once).
+    #[inline(always)]
+    fn port_at_once(self, _sk: *const u8, _tcp: *const u8) -> u16 {
+        0
+    }
+
+    /// The same for somebody who asks.
+    #[inline(always)]
+    fn port(self, tcp: *const u8, _at_once: u16) -> u16 {
+        self.read(tcp, INET_SOCK_SPORT.load())
+    }
 }
 
 /// For pointers that the verifier knows by type: tp_btf and fexit arguments.
 #[derive(Clone, Copy)]
-pub(crate) struct Typed;
+pub(crate) struct Typed {
+    /// Of `SCRATCH`.
+    slot: u32,
+}
+
+impl Typed {
+    pub(crate) const ANY: Self = Self { slot: 0 };
+    /// For a program that any other one may interrupt.
+    pub(crate) const OUTER: Self = Self { slot: 1 };
+    /// For one that interrupts that one.
+    pub(crate) const INNER: Self = Self { slot: 2 };
+    /// For those that read a copy.
+    const COPIED: Self = Self { slot: 3 };
+}
 
 impl Reader for Typed {
     #[inline(always)]
@@ -53,6 +87,19 @@ impl Reader for Typed {
         // SAFETY: the verifier rejects the program unless `offset` is inside the struct that
         // `base` points to; a load that faults yields zero. Volatile keeps its width.
         unsafe { base.add(offset as usize).cast::<T>().read_volatile() }
+    }
+
+    /// The verifier wants no arithmetic with typed pointers, and takes what comes out of a map for a number.
+    #[inline(always)]
+    fn address(self, sk: *const u8) -> u64 {
+        let Some(scratch) = SCRATCH.get_ptr_mut(self.slot) else {
+            return 0;
+        };
+        // SAFETY: this CPU's value, which no program that interrupts this one writes.
+        unsafe {
+            scratch.cast::<*const u8>().write_volatile(sk);
+            scratch.read_volatile()
+        }
     }
 
     #[inline(always)]
@@ -171,6 +218,26 @@ impl<const WORDS: usize> Reader for Beginning<'_, WORDS> {
     fn cookie(self, sk: *const u8) -> u64 {
         self.common(sk, SOCK_COMMON_COOKIE.load())
     }
+
+    /// It may have come as a typed pointer.
+    #[inline(always)]
+    fn address(self, sk: *const u8) -> u64 {
+        Typed::COPIED.address(sk)
+    }
+
+    /// It is asked for twice. As long as the socket holds a port, that is it.
+    #[inline(always)]
+    fn port_at_once(self, sk: *const u8, tcp: *const u8) -> u16 {
+        match self.common::<u16>(sk, SOCK_COMMON_NUM.load()) {
+            0 => self.read(tcp, INET_SOCK_SPORT.load()),
+            held => held.to_be(),
+        }
+    }
+
+    #[inline(always)]
+    fn port(self, _tcp: *const u8, at_once: u16) -> u16 {
+        at_once
+    }
 }
 
 /// What full and timewait sockets share: both begin with a `struct sock_common`.
@@ -195,6 +262,12 @@ pub(crate) trait Common: Copy {
 
     /// The port that it holds itself, in host byte order; 0 if none.
     fn held(self) -> u16;
+
+    /// [`key`](Self::key) to reckon with.
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.reader().address(self.common())
+    }
 
     /// The key of this socket in the maps.
     #[inline(always)]
@@ -261,30 +334,50 @@ fn ipv6<C: Common>(sock: C, offset: u32, to: &mut [u8; 16]) {
     }
 }
 
-/// A TCP socket as the hooks pass it on: the same object under the two types whose fields we read.
+/// A TCP socket as the hooks pass it on: the same object under the two types whose fields we read. Of one that is brief
+/// only those that a `struct sock` has, and of its ports the one that it holds.
 #[derive(Clone, Copy)]
 pub(crate) struct Sock<R> {
     reader: R,
     sk: *const u8,
+    /// Null: it is brief.
     tcp: *const u8,
     /// See [`Reader::net_at_once`].
     net: u64,
+    /// See [`Reader::port_at_once`].
+    port: u16,
 }
 
 impl<R: Reader> Sock<R> {
     /// `None` if `sk` is not a TCP socket; `Probe` callers check the protocol themselves.
     #[inline(always)]
     pub(crate) fn new(reader: R, sk: *const u8) -> Option<Self> {
-        let tcp = reader.tcp(sk);
+        Self::brief(reader, sk).whole()
+    }
+
+    /// Of a socket that is known to be a TCP socket.
+    #[inline(always)]
+    pub(crate) fn brief(reader: R, sk: *const u8) -> Self {
+        Self {
+            reader,
+            sk,
+            tcp: ptr::null(),
+            net: reader.net_at_once(sk),
+            port: 0,
+        }
+    }
+
+    /// As [`new`](Self::new).
+    #[inline(always)]
+    pub(crate) fn whole(self) -> Option<Self> {
+        let tcp = self.reader.tcp(self.sk);
         if tcp.is_null() {
             return None;
         }
-        let net = reader.net_at_once(sk);
         Some(Self {
-            reader,
-            sk,
             tcp,
-            net,
+            port: self.reader.port_at_once(self.sk, tcp),
+            ..self
         })
     }
 
@@ -449,7 +542,10 @@ impl<R: Reader> Common for Sock<R> {
     /// net/ipv4/inet_hashtables.c clears the latter only).
     #[inline(always)]
     fn local_port(self) -> u16 {
-        u16::from_be(self.reader.read(self.tcp, INET_SOCK_SPORT.load()))
+        if self.tcp.is_null() {
+            return self.held();
+        }
+        u16::from_be(self.reader.port(self.tcp, self.port))
     }
 
     /// Never from a copy: the port is given back before the transition to CLOSE is told, so a record that comes after that

@@ -55,13 +55,13 @@ fn typed() -> *const u8 {
 pub(crate) fn register(at: u32) -> u64 {
     // SAFETY: the helper takes the current task as it is.
     let registers = unsafe { bpf_task_pt_regs(typed().cast_mut().cast()) };
-    Typed.read(registers as *const u8, at)
+    Typed::ANY.read(registers as *const u8, at)
 }
 
 #[inline(always)]
 pub(crate) fn current() -> Task {
     if HAS_TASK_BTF.load() != 0 {
-        read_current(Typed, typed())
+        read_current(Typed::ANY, typed())
     } else {
         read_current(Probe, address())
     }
@@ -80,10 +80,20 @@ fn read_current<R: Reader>(reader: R, task: *const u8) -> Task {
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         pid: (thread >> 32) as u32,
         tid: thread as u32,
-        uid: bpf_get_current_uid_gid() as u32,
+        uid: current_uid(task),
         pad: 0,
         comm: (u128::from(high) << 64 | u128::from(low)).to_ne_bytes(),
     }
+}
+
+/// Typed loads take a tenth of the helper's time, other reads more than it. (`current_uid`, include/linux/cred.h.)
+#[inline(always)]
+fn current_uid(task: *const u8) -> u32 {
+    if HAS_TASK_BTF.load() == 0 {
+        return bpf_get_current_uid_gid() as u32;
+    }
+    let cred: u64 = Typed::ANY.read(task, TASK_CRED.load());
+    Typed::ANY.read(cred as *const u8, CRED_UID.load())
 }
 
 /// Describes another task than the current one.
@@ -113,7 +123,7 @@ fn cgroup(task: *const u8) -> u64 {
 #[inline(always)]
 pub(crate) fn sock_of_fd(fd: u32) -> u64 {
     if HAS_TASK_BTF.load() != 0 {
-        sock_in(Typed, typed(), fd)
+        sock_in(Typed::ANY, typed(), fd)
     } else {
         sock_in(Probe, address(), fd)
     }

@@ -85,9 +85,10 @@ pub(crate) fn keeps<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
 /// A socket is destroyed. If it still holds a port, that is free once `inet_put_port` has run, which
 /// comes next (`inet_csk_destroy_sock`, net/ipv4/inet_connection_sock.c).
 #[inline(always)]
-pub(crate) fn destroyed<R: Reader>(sock: Option<Sock<R>>) {
-    if let Some(sock) = sock
-        && sock.held() != 0
+pub(crate) fn destroyed<R: Reader>(sock: Sock<R>) {
+    // Hardly any does, and the rest is for those.
+    if sock.held() != 0
+        && let Some(sock) = sock.whole()
     {
         emit::deed(sock, KIND_RELEASED, OWNER_NONE, &Task::default());
     }
@@ -132,17 +133,17 @@ fn owned_by_current<R: Reader>(sock: Sock<R>) {
         owner: OWNER_ACCEPT,
         ..Socket::default()
     };
-    let _ = table::insert(sock.key(), &socket);
+    let _ = table::insert_late(sock, &socket);
     // It may have been closed in between, and nobody would ever remove the entry.
     if sock.held() == 0 {
-        table::remove(sock.key());
+        table::remove(sock);
     }
 }
 
 /// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of.
 #[inline(always)]
 pub(crate) fn closing<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
-    if NO_CLOSERS.load() == 0 && socket.is_none_or(|socket| socket.task.pid != task::pid()) {
+    if socket.is_none_or(|socket| socket.task.pid != task::pid()) {
         emit::deed(sock, KIND_CLOSED_BY, OWNER_NONE, &task::current());
     }
 }

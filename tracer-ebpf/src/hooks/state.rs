@@ -15,52 +15,78 @@ use crate::{
     steps, table, task,
 };
 
-/// One transition. Failed connection attempts are recognized here as well: where no hook sees the result of
-/// `inet_hash_connect`, and where the kernel skipped the one that does.
+/// One transition of a socket, which is brief: most need no more. Failed connection attempts are recognized here as well:
+/// where no hook sees the result of `inet_hash_connect`, and where the kernel skipped the one that does.
 ///
 /// The tracepoint fires before `sk_state` is written (`inet_sk_set_state`, net/ipv4/af_inet.c).
 #[inline(always)]
 pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8) {
     let old = steps::pass(sock, old, new);
     if old == steps::UNTOLD {
-        untold(sock, new);
+        who_closes(sock, new);
         return;
     }
-    if let Some(mut socket) = first_seen(old, new) {
-        if new == tcp::SYN_SENT {
-            socket.write_seq = sock.write_seq();
-            connect::begins(sock);
-        }
-        if table::insert(sock.key(), &socket).is_err() {
-            table_full(ctx);
-        }
-        if socket.owner == OWNER_NONE {
-            emit::child(sock, old, new);
-        } else {
-            emit::first(sock, old, new, &socket);
-        }
+    let first = first_seen(old, new);
+    if first.is_none() && new != tcp::CLOSE {
+        who_closes(sock, new);
+        emit::state(sock, old, new);
         return;
     }
-    let socket = table::find(sock);
-    let socket = socket.as_deref();
-    match new {
-        tcp::CLOSE => {
-            closed(sock, old, socket);
-            table::remove(sock.key());
+    let Some(sock) = sock.whole() else { return };
+    match first {
+        Some((role, owner)) => begun(ctx, sock, old, new, role, owner),
+        None => {
+            closed(sock, old, table::find(sock).as_deref());
+            table::remove(sock);
         }
-        tcp::FIN_WAIT1 | tcp::LAST_ACK => {
-            port::closing(sock, socket);
-            emit::state(sock, old, new, socket);
-        }
-        _ => emit::state(sock, old, new, socket),
     }
 }
 
-/// One that `STEPS` has. Who closes is told all the same.
+/// The one who sends the FIN is told of, if it is not the owner.
 #[inline(always)]
-fn untold<R: Reader>(sock: Sock<R>, new: u8) {
+fn who_closes<R: Reader>(sock: Sock<R>, new: u8) {
     if NO_CLOSERS.load() == 0 && matches!(new, tcp::FIN_WAIT1 | tcp::LAST_ACK) {
         port::closing(sock, table::find(sock).as_deref());
+    }
+}
+
+/// The first transition of a socket: it is remembered.
+#[inline(always)]
+fn begun<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8, role: u8, owner: u8) {
+    if role == ROLE_CLIENT {
+        connect::begins(sock);
+    }
+    let socket = remembered(sock, role, owner);
+    if table::insert(sock, &socket).is_err() {
+        table_full(ctx);
+    }
+    if owner == OWNER_NONE {
+        emit::child(sock, old, new);
+    } else {
+        emit::first(sock, old, new, &socket);
+    }
+}
+
+/// All fields have a value of their own: a rest that is left to `Default` becomes a call of `memset`, byte by byte.
+#[inline(always)]
+fn remembered<R: Reader>(sock: Sock<R>, role: u8, owner: u8) -> Socket {
+    let is_client = role == ROLE_CLIENT;
+    Socket {
+        task: if owner == OWNER_NONE {
+            Task::default()
+        } else {
+            task::current()
+        },
+        role,
+        owner,
+        pad: 0,
+        write_seq: if is_client { sock.write_seq() } else { 0 },
+        timewait: 0,
+        // A child still has its listener's (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c).
+        cookie: if is_client { sock.cookie() } else { 0 },
+        local_port: 0,
+        peer_port: if is_client { sock.peer_port() } else { 0 },
+        pad2: 0,
     }
 }
 
@@ -80,28 +106,17 @@ fn closed<R: Reader>(sock: Sock<R>, old: u8, socket: Option<&Socket>) {
     }
 }
 
-/// What to remember of a socket from its first transition on. These, those from LISTEN apart, are
+/// Role and owner of a socket whose first transition it is. These, those from LISTEN apart, are
 /// made by the task that calls `connect()` or `listen()`; any later one may run in softirq, where
 /// `current` is a stranger.
 #[inline(always)]
-fn first_seen(old: u8, new: u8) -> Option<Socket> {
-    let (role, owner) = match (old, new) {
-        (tcp::CLOSE, tcp::SYN_SENT) => (ROLE_CLIENT, OWNER_CONNECT),
-        (tcp::CLOSE, tcp::LISTEN) => (ROLE_LISTENER, OWNER_BIND),
-        (tcp::LISTEN, tcp::SYN_RECV | tcp::ESTABLISHED) => (ROLE_SERVER, OWNER_NONE),
-        _ => return None,
-    };
-    let task = if owner == OWNER_NONE {
-        Task::default()
-    } else {
-        task::current()
-    };
-    Some(Socket {
-        task,
-        role,
-        owner,
-        ..Socket::default()
-    })
+fn first_seen(old: u8, new: u8) -> Option<(u8, u8)> {
+    match (old, new) {
+        (tcp::CLOSE, tcp::SYN_SENT) => Some((ROLE_CLIENT, OWNER_CONNECT)),
+        (tcp::CLOSE, tcp::LISTEN) => Some((ROLE_LISTENER, OWNER_BIND)),
+        (tcp::LISTEN, tcp::SYN_RECV | tcp::ESTABLISHED) => Some((ROLE_SERVER, OWNER_NONE)),
+        _ => None,
+    }
 }
 
 /// Logged once per CPU; each further one is in the counter.

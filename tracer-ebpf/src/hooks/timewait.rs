@@ -52,7 +52,7 @@ pub(crate) fn allocated<R: Reader>(sock: Option<Sock<R>>, tw: u64, substate: u8)
         timewait: tw,
         ..Socket::default()
     };
-    let _ = table::insert(sock.key(), &socket);
+    let _ = table::insert_late(sock, &socket);
 }
 
 /// Whether [`allocated`] has told of the end of a socket.
@@ -132,9 +132,8 @@ fn bucket<R: Reader>(sock: Sock<R>, hash: u32) -> u64 {
     let info: u64 = reader.read(sock.net() as *const u8, NET_HASHINFO.load());
     let info = info as *const u8;
     let mask: u32 = reader.read(info, HASHINFO_EHASH_MASK.load());
-    // A plain address: it has to be added to.
-    let table: u64 = Probe.read(info, HASHINFO_EHASH.load());
-    table + u64::from(hash & mask) * size_of::<u64>() as u64
+    let table: u64 = reader.read(info, HASHINFO_EHASH.load());
+    reader.address(table as *const u8) + u64::from(hash & mask) * size_of::<u64>() as u64
 }
 
 /// The first timewait socket with this hash in a bucket, and the beginning of it; 0 if there is none. A loop of few

@@ -409,6 +409,7 @@ impl Tracer {
         if ended.after_loss {
             let stream = &self.stream;
             let forgotten = self.ring.get_mut().forget(|sock| !stream.knows(sock));
+            let forgotten = forgotten.map_err(io::Error::other)?;
             log::debug!("{forgotten} sockets of the kernel-side table are gone");
         }
         if ended.usage {

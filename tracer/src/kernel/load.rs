@@ -11,6 +11,7 @@ use aya::{
     },
 };
 use thiserror::Error;
+use tracer_ebpf::PLACES;
 
 pub use crate::config::{Needs, Sizes};
 
@@ -122,11 +123,14 @@ pub fn for_dumps(facts: &Facts) -> Result<Ebpf, Error> {
 
 /// Creates the maps and sets the globals; loads no program.
 fn maps(facts: &Facts, sizes: Sizes, needs: &Needs, btf: &Btf) -> Result<Ebpf, Error> {
+    let places = sizes.sockets.clamp(1, PLACES).next_power_of_two();
+    let last_place = places - 1;
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(btf))
         .map_max_entries("EVENTS", sizes.ring)
-        .map_max_entries("SOCKETS", sizes.sockets);
+        .map_max_entries("SOCKETS", sizes.sockets)
+        .map_max_entries("PLACES", places);
     if !needs.no_steps {
         loader.map_max_entries("STEPS", 1);
     }
@@ -136,6 +140,7 @@ fn maps(facts: &Facts, sizes: Sizes, needs: &Needs, btf: &Btf) -> Result<Ebpf, E
     let only_some = u32::from(needs.netns.is_some());
     let no_closers = u32::from(needs.no_closers);
     let no_steps = u32::from(needs.no_steps);
+    loader.override_global("LAST_PLACE", &last_place, true);
     loader.override_global("ONLY_SOME_NETNS", &only_some, true);
     loader.override_global("NO_CLOSERS", &no_closers, true);
     loader.override_global("NO_STEPS", &no_steps, true);

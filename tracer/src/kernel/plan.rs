@@ -73,7 +73,7 @@ pub struct Candidate {
     pub backend: Backend,
     /// What the coverage shows.
     pub hook: &'static str,
-    /// The rungs that it belongs to.
+    /// The rungs that it belongs to; none: it is not chosen when one is forced.
     pub rungs: &'static [Rung],
     /// Beside what its backend needs.
     pub needs: &'static [Need],
@@ -340,6 +340,21 @@ const BINDS: &[Candidate] = &[
             program("destroy_raw", Target::RawTracepoint(DESTROY)),
             program("get_port_kprobe", Target::Kprobe(GET_PORT)),
             program("get_port_kretprobe", Target::Kprobe(GET_PORT)),
+        ],
+    },
+    // Where functions can't be hooked, but types are known.
+    Candidate {
+        capability: Capability::Bind,
+        backend: Backend::Tracepoint,
+        hook: "sys_exit_bind",
+        rungs: &[],
+        needs: &[Need::Tracepoint("syscalls", "sys_exit_bind")],
+        programs: &[
+            program("destroy_btf", Target::TpBtf(DESTROY)),
+            program("enter_bind", syscall("sys_enter_bind")),
+            program("exit_bind", syscall("sys_exit_bind")),
+            program("enter_listen", syscall("sys_enter_listen")),
+            program("exit_bind", syscall("sys_exit_listen")),
         ],
     },
     Candidate {

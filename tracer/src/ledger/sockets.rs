@@ -21,12 +21,15 @@ use crate::event::{Event, Kind, State};
 /// up to twice the room that it needs afterwards.
 const CHUNK: usize = 4096;
 
+/// There is room for so many before the indexes grow, a copy of them each time: all ports that `connect()` may choose by
+/// default, with one destination. Room that nobody uses takes a byte for each.
+const ROOM: usize = 28_672;
+
 /// Where an entry is; stays until the entry is removed.
 pub(super) type Slot = u32;
 
 /// The indexes hold slots only (five bytes each) and compare with the entries themselves. foldhash,
 /// because peers choose parts of a tuple: it is as fast as the simplest hashes, but seeded.
-#[derive(Default)]
 pub(super) struct Sockets {
     slab: Slab,
     by_key: HashTable<Slot>,
@@ -40,6 +43,22 @@ pub(super) struct Sockets {
     /// That is only found out.
     pub(super) is_past: bool,
     hasher: RandomState,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self {
+            slab: Slab::default(),
+            by_key: HashTable::with_capacity(ROOM),
+            by_tuple: HashTable::with_capacity(ROOM),
+            listeners: HashTable::new(),
+            buckets: Buckets::default(),
+            destinations: Destinations::default(),
+            now: 0,
+            is_past: false,
+            hasher: RandomState::default(),
+        }
+    }
 }
 
 impl Sockets {

@@ -1,5 +1,6 @@
 //! Drains the ring buffer, and reads what the kernel side could not put into it.
 
+mod places;
 mod records;
 
 use std::{
@@ -15,6 +16,7 @@ use thiserror::Error;
 use tracer_ebpf as abi;
 
 use crate::{event::Event, ledger::GROUP};
+use places::Places;
 use records::Records;
 
 /// At most so many records are taken at once, so that signals and timers get their turn.
@@ -25,6 +27,8 @@ pub struct Ring {
     map: MapData,
     records: Records,
     counters: PerCpuArray<MapData, Counters>,
+    places: Places,
+    /// Those that have no place.
     sockets: HashMap<MapData, u64, Remembered>,
     seen: abi::Counters,
     /// Events that are handed over next.
@@ -82,12 +86,16 @@ impl Ring {
         let Map::RingBuf(events) = map("EVENTS")? else {
             return Err(Error::Missing("EVENTS"));
         };
+        let Map::Array(places) = map("PLACES")? else {
+            return Err(Error::Missing("PLACES"));
+        };
         let size = events.info()?.max_entries() as usize;
         Ok(Self {
             records: Records::new(events.fd().as_fd(), size)?,
             peak: 0,
             map: events,
             counters: map("COUNTERS")?.try_into()?,
+            places: Places::new(places)?,
             sockets: map("SOCKETS")?.try_into()?,
             seen: abi::Counters::default(),
             group: Vec::with_capacity(GROUP),
@@ -176,15 +184,16 @@ impl Ring {
 impl Ring {
     /// Removes the sockets that `is_gone` from the kernel-side table: their last event was lost. Answers how
     /// many those were.
-    pub fn forget(&mut self, is_gone: impl Fn(u64) -> bool) -> usize {
+    pub fn forget(&mut self, is_gone: impl Fn(u64) -> bool) -> Result<usize, Error> {
         let known: Vec<u64> = self.sockets.keys().filter_map(Result::ok).collect();
         let gone = known.into_iter().filter(|sock| is_gone(*sock));
         // One that has gone in the meantime is no error.
         let count = gone
             .filter(|sock| self.sockets.remove(sock).is_ok())
             .count();
+        let count = count + self.places.forget(is_gone)?;
         self.forgotten += count as u64;
-        count
+        Ok(count)
     }
 }
 

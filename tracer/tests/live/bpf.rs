@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::{
-    maps::{HashMap, Map, MapData, MapInfo},
+    maps::{Array, HashMap, Map, MapData, MapInfo},
     programs::loaded_programs,
 };
-use tracer_ebpf::{Socket, Task};
+use tracer_ebpf::{Place, Socket, Task};
 
 const SOCKET: usize = size_of::<Socket>();
+const PLACE: usize = size_of::<Place>();
 
 /// Ids of the kernel objects that a process holds, by the name that `fdinfo` gives them.
 pub(crate) fn held(pid: u32, what: &str) -> Result<BTreeSet<u32>> {
@@ -58,21 +59,36 @@ pub(crate) fn programs() -> BTreeSet<u32> {
 
 /// The process of every socket that this tracer remembers.
 pub(crate) fn socket_owners(tracer: u32) -> Result<Vec<u32>> {
-    let maps = held(tracer, "map_id")?;
-    let named = maps
-        .into_iter()
-        .find(|id| MapInfo::from_id(*id).is_ok_and(|info| info.name_as_str() == Some("SOCKETS")));
-    let id = named.context("the tracer has no map SOCKETS")?;
-    let map = Map::HashMap(MapData::from_id(id)?);
-    let sockets: HashMap<_, u64, [u8; SOCKET]> = HashMap::try_from(map)?;
+    let sockets: HashMap<_, u64, [u8; SOCKET]> =
+        HashMap::try_from(Map::HashMap(map(tracer, "SOCKETS")?))?;
     let mut owners = Vec::new();
     for key in sockets.keys() {
         // Gone since the walk found it: not a leak. And the walk starts anew when its key is gone.
         if let Ok(value) = sockets.get(&key?, 0) {
-            let at = offset_of!(Socket, task) + offset_of!(Task, pid);
-            let bytes = value[at..].first_chunk().context("a short value")?;
-            owners.push(u32::from_ne_bytes(*bytes));
+            owners.push(owner(&value)?);
+        }
+    }
+    let places: Array<_, [u8; PLACE]> = Array::try_from(Map::Array(map(tracer, "PLACES")?))?;
+    for place in places.iter() {
+        let place = place?;
+        let (has_owner, socket) = place.split_at(offset_of!(Place, socket));
+        if has_owner.iter().any(|byte| *byte != 0) {
+            owners.push(owner(socket)?);
         }
     }
     Ok(owners)
+}
+
+fn map(tracer: u32, name: &str) -> Result<MapData> {
+    let is_named =
+        |id: &u32| MapInfo::from_id(*id).is_ok_and(|info| info.name_as_str() == Some(name));
+    let id = held(tracer, "map_id")?.into_iter().find(is_named);
+    let id = id.with_context(|| format!("the tracer has no map {name}"))?;
+    Ok(MapData::from_id(id)?)
+}
+
+fn owner(socket: &[u8]) -> Result<u32> {
+    let at = offset_of!(Socket, task) + offset_of!(Task, pid);
+    let bytes = socket[at..].first_chunk().context("a short value")?;
+    Ok(u32::from_ne_bytes(*bytes))
 }
