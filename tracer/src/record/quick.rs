@@ -61,14 +61,15 @@ pub(super) fn connection(
     json.raw(",\"opened\":")
         .or_null(body.opened, |json, ts| json.time(&ts));
     json.raw(",\"closed\":").time(&body.closed);
-    json.raw(",\"duration_ms\":").value(&body.duration_ms)?;
-    json.raw(",\"established\":").value(&body.established)?;
+    json.raw(",\"duration_ms\":").fraction(body.duration_ms)?;
+    json.raw(",\"established\":");
+    json.raw(if body.established { "true" } else { "false" });
     json.raw(",\"end\":").value(&body.end)?;
     json.raw(",\"bytes_sent\":")
         .or_null(body.bytes_sent, Json::number);
     json.raw(",\"bytes_received\":")
         .or_null(body.bytes_received, Json::number);
-    json.raw(",\"time_wait_s\":").value(&body.time_wait_s)?;
+    json.raw(",\"time_wait_s\":").fraction(body.time_wait_s)?;
     if body.in_time_wait {
         json.raw(",\"in_time_wait\":true");
     }
@@ -142,6 +143,22 @@ impl<'a> Json<'a> {
 
     fn number(&mut self, number: u64) {
         self.raw(itoa::Buffer::new().format(number));
+    }
+
+    /// A number of thousandths, as times are.
+    fn fraction(&mut self, value: Option<f64>) -> serde_json::Result<()> {
+        // What does not fit comes out as another value.
+        let count = value.map_or(0, |value| (value * 1000.0).round() as u32);
+        if value != Some(f64::from(count) / 1000.0) {
+            return self.value(&value);
+        }
+        self.number((count / 1000).into());
+        let digits = [count / 100 % 10, count / 10 % 10, count % 10];
+        let digits = digits.map(|digit| b'0' + digit as u8);
+        let zeros = digits[1..].iter().rev().take_while(|digit| **digit == b'0');
+        let length = digits.len() - zeros.count();
+        self.raw(".").0.extend_from_slice(&digits[..length]);
+        Ok(())
     }
 
     /// A 64-bit id: see [`units::decimal`].
