@@ -408,9 +408,10 @@ impl Tracer {
         let ended = self.resync.end(summary, &mut self.stream);
         if ended.after_loss {
             let stream = &self.stream;
-            let forgotten = self.ring.get_mut().forget(|sock| !stream.knows(sock));
-            let forgotten = forgotten.map_err(io::Error::other)?;
-            log::debug!("{forgotten} sockets of the kernel-side table are gone");
+            match self.ring.get_mut().forget(|sock| !stream.knows(sock)) {
+                Ok(gone) => log::debug!("{gone} sockets of the kernel-side table are gone"),
+                Err(error) => log::warn!("the kernel-side table can't be tidied up: {error}"),
+            }
         }
         if ended.usage {
             self.tell_usage()?;
