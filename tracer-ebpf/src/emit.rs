@@ -42,13 +42,15 @@ pub(crate) fn child<R: Reader>(sock: Sock<R>, old: u8, new: u8) {
     record.submit();
 }
 
-/// Emits a transition in the midst of a connection, whose role the first one has told.
+/// Emits a transition in the midst of a connection.
 #[inline(always)]
-pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8) {
+pub(crate) fn state<R: Reader>(sock: Sock<R>, old: u8, new: u8, role: u8) {
     let Some(mut record) = Record::<Head>::reserve(sock) else {
         return;
     };
-    transition(record.get(), sock, old, new);
+    let head = record.get();
+    transition(head, sock, old, new);
+    head.role = role;
     record.submit();
 }
 

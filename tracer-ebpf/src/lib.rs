@@ -56,7 +56,7 @@ pub const FACT_CONNECT_BIND: u32 = 8;
 /// `Event::facts`, in a dump: this kernel has no SOCK_CONNECT_BIND.
 pub const FACT_NO_CONNECT_BIND: u32 = 16;
 
-/// `Head::role`: not known, the socket is older than the tracer; or not told, as in the midst of a connection.
+/// `Head::role`: not known, the socket is older than the tracer.
 pub const ROLE_UNKNOWN: u8 = 0;
 /// `Head::role`: called `connect()`.
 pub const ROLE_CLIENT: u8 = 1;

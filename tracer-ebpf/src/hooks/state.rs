@@ -3,8 +3,8 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use tracer_ebpf::{
-    OWNER_BIND, OWNER_CONNECT, OWNER_NONE, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task,
-    tcp,
+    OWNER_BIND, OWNER_CONNECT, OWNER_NONE, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
+    Socket, Task, tcp,
 };
 
 use crate::{
@@ -29,7 +29,9 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
     let first = first_seen(old, new);
     if first.is_none() && new != tcp::CLOSE {
         who_closes(sock, new);
-        emit::state(sock, old, new);
+        // After a loss the role may be all that tells a socket from an earlier one at its address.
+        let role = table::find(sock).map_or(ROLE_UNKNOWN, |socket| socket.role);
+        emit::state(sock, old, new, role);
         return;
     }
     let Some(sock) = sock.whole() else { return };
