@@ -6,7 +6,7 @@
 
 use core::ptr;
 
-use tracer_ebpf::{STEPS as PLACES, Step, tcp};
+use tracer_ebpf::{STEPS as LENGTH, Step, tcp};
 
 use crate::{
     globals::{NO_STEPS, SOCK_COMMON_HASH},
@@ -81,7 +81,7 @@ fn end<R: Reader>(sock: Sock<R>) {
 #[inline(always)]
 fn place<R: Reader>(sock: Sock<R>) -> Option<*mut Step> {
     let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
-    STEPS.get_ptr_mut(hash % PLACES)
+    STEPS.get_ptr_mut(hash % LENGTH)
 }
 
 // Only the socket that has a place changes it, and the kernel serializes what happens to that. Should two take a free

@@ -23,14 +23,20 @@ use crate::{
 pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8) {
     let old = steps::pass(sock, old, new);
     if old == steps::UNTOLD {
-        who_closes(sock, new);
+        if is_closing(new) {
+            port::closing(sock, table::find(sock).as_deref());
+        }
         return;
     }
     let first = first_seen(old, new);
     if first.is_none() && new != tcp::CLOSE {
-        who_closes(sock, new);
+        let socket = table::find(sock);
+        let socket = socket.as_deref();
+        if is_closing(new) {
+            port::closing(sock, socket);
+        }
         // After a loss the role may be all that tells a socket from an earlier one at its address.
-        let role = table::find(sock).map_or(ROLE_UNKNOWN, |socket| socket.role);
+        let role = socket.map_or(ROLE_UNKNOWN, |socket| socket.role);
         emit::state(sock, old, new, role);
         return;
     }
@@ -44,12 +50,10 @@ pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old:
     }
 }
 
-/// The one who sends the FIN is told of, if it is not the owner.
+/// Whether this side sends its FIN, and who does is to be told, if it is not the owner.
 #[inline(always)]
-fn who_closes<R: Reader>(sock: Sock<R>, new: u8) {
-    if NO_CLOSERS.load() == 0 && matches!(new, tcp::FIN_WAIT1 | tcp::LAST_ACK) {
-        port::closing(sock, table::find(sock).as_deref());
-    }
+fn is_closing(new: u8) -> bool {
+    NO_CLOSERS.load() == 0 && matches!(new, tcp::FIN_WAIT1 | tcp::LAST_ACK)
 }
 
 /// The first transition of a socket: it is remembered.

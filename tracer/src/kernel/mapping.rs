@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::BorrowedFd,
     ptr::{NonNull, null_mut},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -46,6 +47,13 @@ impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
+}
+
+/// Clears the key of a socket, if there is one and that is gone; not if somebody else's has taken its place meanwhile.
+pub(crate) fn clear(sock: &AtomicU64, is_gone: impl Fn(u64) -> bool) -> bool {
+    let key = sock.load(Ordering::Relaxed);
+    let (old, free) = (Ordering::Relaxed, Ordering::Relaxed);
+    key != 0 && is_gone(key) && sock.compare_exchange(key, 0, old, free).is_ok()
 }
 
 // SAFETY: memory of this process, whichever thread uses it; `start` is for those who know how.

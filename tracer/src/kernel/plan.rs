@@ -349,13 +349,7 @@ const BINDS: &[Candidate] = &[
         hook: "sys_exit_bind",
         rungs: &[],
         needs: &[Need::Tracepoint("syscalls", "sys_exit_bind")],
-        programs: &[
-            program("destroy_btf", Target::TpBtf(DESTROY)),
-            program("enter_bind", syscall("sys_enter_bind")),
-            program("exit_bind", syscall("sys_exit_bind")),
-            program("enter_listen", syscall("sys_enter_listen")),
-            program("exit_bind", syscall("sys_exit_listen")),
-        ],
+        programs: &bind_calls(program("destroy_btf", Target::TpBtf(DESTROY))),
     },
     Candidate {
         capability: Capability::Bind,
@@ -363,15 +357,20 @@ const BINDS: &[Candidate] = &[
         hook: "sys_exit_bind",
         rungs: &[Rung::Tracepoint],
         needs: &[Need::Tracepoint("syscalls", "sys_exit_bind")],
-        programs: &[
-            program("destroy_raw", Target::RawTracepoint(DESTROY)),
-            program("enter_bind", syscall("sys_enter_bind")),
-            program("exit_bind", syscall("sys_exit_bind")),
-            program("enter_listen", syscall("sys_enter_listen")),
-            program("exit_bind", syscall("sys_exit_listen")),
-        ],
+        programs: &bind_calls(program("destroy_raw", Target::RawTracepoint(DESTROY))),
     },
 ];
+
+/// The system calls that bind, with what sees that a socket is destroyed.
+const fn bind_calls(destroyed: Program) -> [Program; 5] {
+    [
+        destroyed,
+        program("enter_bind", syscall("sys_enter_bind")),
+        program("exit_bind", syscall("sys_exit_bind")),
+        program("enter_listen", syscall("sys_enter_listen")),
+        program("exit_bind", syscall("sys_exit_listen")),
+    ]
+}
 
 /// The way to see what is there already, the same on every rung.
 const EXISTING: &[Candidate] = &[Candidate {

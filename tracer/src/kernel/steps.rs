@@ -15,7 +15,7 @@ use aya::{
 use thiserror::Error;
 use tracer_ebpf::{STEPS, Step};
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, clear};
 use crate::{decode, event::State, ledger};
 
 const LENGTH: usize = STEPS as usize * size_of::<Step>();
@@ -75,12 +75,7 @@ impl ledger::Steps for Steps {
 
     fn forget(&self, is_gone: &dyn Fn(u64) -> bool) {
         for cell in self.cells() {
-            let sock = cell.sock.load(Ordering::Relaxed);
-            if sock != 0 && is_gone(sock) {
-                // Unless somebody else has the place by now.
-                let (old, free) = (Ordering::Relaxed, Ordering::Relaxed);
-                let _ = cell.sock.compare_exchange(sock, 0, old, free);
-            }
+            clear(&cell.sock, is_gone);
         }
     }
 }

@@ -480,24 +480,23 @@ fn a_port_comes_after_listen_without_bind() {
     assert_eq!(tester.told(), ["LISTEN>CLOSE"], "it is no connection");
 }
 
+/// Process 9 accepts the connection of socket 2, which holds a port or is over.
+fn accepted(ts: u64, state: State, held: Option<u16>) -> Event {
+    Event {
+        owner: Owner::Accept,
+        task: Some(task(9)),
+        role: None,
+        held,
+        ..server(event(ts, 2, Kind::Accepted { state }))
+    }
+}
+
 #[test]
 fn a_connection_belongs_to_who_listens_until_it_is_accepted() {
     let mut tester = Tester::default();
     tester.listener(1, "0.0.0.0", 1);
     assert_eq!(tester.child(2), (Owner::Inherited, Some(1)));
-    let accepted = Event {
-        owner: Owner::Accept,
-        task: Some(task(9)),
-        role: None,
-        ..server(event(
-            7,
-            2,
-            Kind::Accepted {
-                state: State::Established,
-            },
-        ))
-    };
-    tester.put(accepted);
+    tester.put(accepted(7, State::Established, None));
     assert_eq!(tester.owner(2), (Owner::Accept, Some(9)));
     let found = tester
         .ledger
@@ -539,16 +538,9 @@ fn the_very_address_goes_before_every_address() {
 #[test]
 fn accept_tells_of_a_connection_that_was_not_known_unless_it_is_over() {
     let mut tester = Tester::default();
-    let accepted = |state, held| Event {
-        owner: Owner::Accept,
-        task: Some(task(9)),
-        role: None,
-        held,
-        ..server(event(7, 2, Kind::Accepted { state }))
-    };
-    tester.put(accepted(State::Close, None));
+    tester.put(accepted(7, State::Close, None));
     assert!(tester.keys().is_empty());
-    tester.put(accepted(State::CloseWait, Some(80)));
+    tester.put(accepted(7, State::CloseWait, Some(80)));
     assert_eq!(tester.owner(2), (Owner::Accept, Some(9)));
 }
 
@@ -560,18 +552,7 @@ fn accept_does_not_revive_a_connection_whose_end_has_been_told() {
     tester.child(2);
     tester.put(server(event(7, 2, error(State::Established, 104))));
     tester.told();
-    tester.put(Event {
-        owner: Owner::Accept,
-        task: Some(task(9)),
-        role: None,
-        ..server(event(
-            8,
-            2,
-            Kind::Accepted {
-                state: State::Established,
-            },
-        ))
-    });
+    tester.put(accepted(8, State::Established, None));
     assert_eq!(tester.keys(), [1]);
     assert!(tester.told().is_empty());
 }

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapData, MapError};
 use tracer_ebpf::{Place, Socket};
 
-use crate::kernel::mapping::Mapping;
+use crate::kernel::mapping::{Mapping, clear};
 
 /// The map `PLACES`. It is not mapped for longer than somebody looks at it: all of it would count as our memory.
 pub(super) struct Places {
@@ -50,10 +50,7 @@ impl Cell {
     /// Frees the place, if whoever has it is gone. Should it be left by itself at the very same moment, then nobody gets it
     /// any more.
     fn leave(&self, is_gone: impl Fn(u64) -> bool) -> bool {
-        let sock = self.sock.load(Ordering::Relaxed);
-        let (old, free) = (Ordering::Relaxed, Ordering::Relaxed);
-        let leaves =
-            sock != 0 && is_gone(sock) && self.sock.compare_exchange(sock, 0, old, free).is_ok();
+        let leaves = clear(&self.sock, is_gone);
         if leaves {
             self.claims.fetch_sub(1, Ordering::Relaxed);
         }

@@ -79,12 +79,13 @@ impl Default for Recent {
 impl Recent {
     /// `detail`: a line for the flight recorder only names it.
     pub(super) fn find(&self, task: &Task, detail: bool) -> Option<Arc<Known>> {
-        let known = self.0[place(task)].as_ref()?;
+        let known = self.0[place(task.tid)].as_ref()?;
         (known.is(task) && (detail || !known.detail)).then(|| known.clone())
     }
 
-    pub(super) fn keep(&mut self, task: &Task, known: Arc<Known>) {
-        self.0[place(task)] = Some(known);
+    pub(super) fn keep(&mut self, known: Arc<Known>) {
+        let place = place(known.tid);
+        self.0[place] = Some(known);
     }
 
     /// Nobody has been introduced.
@@ -93,8 +94,8 @@ impl Recent {
     }
 }
 
-fn place(task: &Task) -> usize {
-    task.tid as usize % PLACES
+fn place(tid: u32) -> usize {
+    tid as usize % PLACES
 }
 
 #[cfg(test)]
@@ -134,7 +135,7 @@ mod tests {
         let mut recent = Recent::default();
         let task_of = |tid| task(tid, b"worker");
         let worker = task_of(813);
-        recent.keep(&worker, known(&worker, false));
+        recent.keep(known(&worker, false));
         assert!(recent.find(&worker, false).is_some());
         assert!(recent.find(&task(813, b"renamed"), false).is_none());
         assert!(recent.find(&task_of(813 + PLACES as u32), false).is_none());
@@ -146,7 +147,7 @@ mod tests {
     fn who_was_introduced_to_the_flight_recorder_is_new_to_others() {
         let mut recent = Recent::default();
         let worker = task(813, b"worker");
-        recent.keep(&worker, known(&worker, true));
+        recent.keep(known(&worker, true));
         assert!(recent.find(&worker, true).is_some());
         assert!(recent.find(&worker, false).is_none());
     }

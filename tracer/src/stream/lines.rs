@@ -265,7 +265,7 @@ impl Lines {
             self.write(self.now(), &identity);
         }
         let known = Arc::new(Known::new(id, task, self.detail));
-        self.recent.keep(task, known.clone());
+        self.recent.keep(known.clone());
         known
     }
 

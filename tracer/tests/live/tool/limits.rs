@@ -133,7 +133,7 @@ fn tiny_table() -> Result<()> {
     finished.check_totals()?;
     let table = finished.lost_at("table");
     ensure!(
-        table >= 24,
+        table >= 32,
         "the table's losses are {table}: {:?}",
         finished.losses()
     );
