@@ -575,6 +575,21 @@ impl<R: Reader> TimeWait<R> {
     pub(crate) fn substate(self) -> u8 {
         self.field(TIMEWAIT_SUBSTATE.load())
     }
+
+    /// [`substate`](Self::substate) and [`local_port`](Common::local_port), at the price of one where they lie close
+    /// together.
+    #[inline(always)]
+    pub(crate) fn substate_and_port(self) -> (u8, u16) {
+        const ROOM: u32 = (size_of::<u64>() - size_of::<u16>()) as u32;
+        let distance = TIMEWAIT_SPORT.load().wrapping_sub(TIMEWAIT_SUBSTATE.load());
+        if distance > ROOM {
+            return (self.substate(), self.local_port());
+        }
+        let both = u64::from_le(self.field(TIMEWAIT_SUBSTATE.load()));
+        // The port is big-endian.
+        let port = ((both >> (8 * distance)) as u16).swap_bytes();
+        (both as u8, port)
+    }
 }
 
 impl TimeWait<Probe> {

@@ -48,7 +48,7 @@ pub(crate) fn returned<R: Reader>(sock: Option<Sock<R>>, address: u64, result: i
     let Some(sock) = sock else { return };
     match result {
         0 => under_way(sock),
-        EADDRNOTAVAIL_RESULT => ended(sock, task::current(), Address::Kernel(address)),
+        EADDRNOTAVAIL_RESULT => ended(sock, task::current(), Address::kernel(address)),
         _ => {}
     }
 }

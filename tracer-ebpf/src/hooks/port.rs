@@ -63,7 +63,7 @@ pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
     let task = task::current();
     if let Some(mut record) = Record::<Event>::reserve(sock) {
         let event = record.get();
-        emit::bind_failure(event, sock, matches!(address, Address::Socket), &task);
+        emit::bind_failure(event, sock, address.is_of_socket(), &task);
         address::source(event, address);
         record.submit();
     }
@@ -97,27 +97,30 @@ pub(crate) fn destroyed<R: Reader>(sock: Sock<R>) {
 /// Words of a whole `struct sock_common`.
 const WHOLE: usize = 17;
 
-/// The current task accepted the connection of the socket at `sk`, if it is a TCP socket.
-#[inline(always)]
-pub(crate) fn accepted(sk: u64) {
-    if Probe.read::<u16>(sk as *const u8, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
-        return;
-    }
-    let copied = Copied::<WHOLE>::of(sk);
-    if let Some(sock) = Sock::new(Beginning(&copied), sk as *const u8)
-        && matches!(sock.family(), AF_INET | AF_INET6)
-    {
-        owned_by_current(sock);
-    }
-}
-
+/// The current task accepted the connection of the socket at `sk`, if it is a TCP socket, as all in the table are.
+///
 /// Nothing keeps it from being closed at the same time, on another CPU. By its port that is known for certain: the kernel
 /// gives it back, then tells the transition to CLOSE, and only then writes the state (`tcp_set_state`, net/ipv4/tcp.c).
 #[inline(always)]
-fn owned_by_current<R: Reader>(sock: Sock<R>) {
+pub(crate) fn accepted(sk: u64) {
+    let copied = Copied::<WHOLE>::of(sk);
+    let Some(sock) = Sock::new(Beginning(&copied), sk as *const u8) else {
+        return;
+    };
+    if !matches!(sock.family(), AF_INET | AF_INET6) {
+        return;
+    }
+    let socket = table::find(sock);
+    if socket.is_some() || Probe.read::<u16>(sk as *const u8, SOCK_PROTOCOL.load()) == IPPROTO_TCP {
+        owned_by_current(sock, socket);
+    }
+}
+
+#[inline(always)]
+fn owned_by_current<R: Reader>(sock: Sock<R>, socket: Option<&mut Socket>) {
     let task = task::current();
     emit::deed(sock, KIND_ACCEPTED, OWNER_ACCEPT, &task);
-    if let Some(socket) = table::find(sock) {
+    if let Some(socket) = socket {
         // A transition in softirq may see the task half written, which the record of this call then mends.
         words::copy(&task, &mut socket.task);
         socket.owner = OWNER_ACCEPT;

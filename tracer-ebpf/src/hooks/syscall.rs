@@ -89,7 +89,7 @@ pub(crate) fn exit(result: i64) {
 fn left(fd: u64, address: u64, result: i64) {
     let sk = task::sock_of_fd(fd as u32);
     if result == FAILED {
-        attempt_failed(sk, task::current(), Address::User(address));
+        attempt_failed(sk, task::current(), Address::user(address));
     } else if let Some(sock) = port::tcp_socket(sk) {
         connect::under_way(sock);
     }
@@ -120,7 +120,7 @@ pub(crate) fn completed(request: u64, result: i32) {
     } else {
         task::current()
     };
-    attempt_failed(task::sock_of_file(file), task, Address::Socket);
+    attempt_failed(task::sock_of_file(file), task, Address::OF_SOCKET);
 }
 
 #[inline(always)]
@@ -137,11 +137,8 @@ pub(crate) fn bound(fd: u64, address: u64, result: i64) {
         port::bound(port::tcp_socket(task::sock_of_fd(fd as u32)));
     }
     if result == IN_USE {
-        let address = match address {
-            0 => Address::Socket,
-            address => Address::User(address),
-        };
-        port::returned_refused(port::tcp_socket(task::sock_of_fd(fd as u32)), address);
+        let sock = port::tcp_socket(task::sock_of_fd(fd as u32));
+        port::returned_refused(sock, Address::user(address));
     }
 }
 
@@ -208,10 +205,10 @@ pub(crate) fn completed_refused(request: u64, result: i32) {
     }
     let request = request as *const u8;
     let address = match Probe.read(request, IO_KIOCB_OPCODE.load()) {
-        LISTEN => Address::Socket,
+        LISTEN => Address::OF_SOCKET,
         BIND => match address_of_bind(request) {
             0 => return,
-            found => Address::Kernel(found),
+            found => Address::kernel(found),
         },
         _ => return,
     };

@@ -115,14 +115,18 @@ fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
     let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
     let mut copied = Copied::of(0);
     let found = first_with(bucket(sock, hash), hash, &mut copied);
+    if found == 0 {
+        return NO_SUCCESSOR;
+    }
     let tw = TimeWait::new(Beginning(&copied), found as *const u8);
-    if found == 0 || !takes_place_of(tw, sock) {
+    let (substate, port) = tw.substate_and_port();
+    if port != sock.local_port() || !takes_place_of(tw, sock) {
         return NO_SUCCESSOR;
     }
     learn_timer(TimeWait::new(Probe, found as *const u8));
     Successor {
-        key: tw.key(),
-        substate: tw.substate().into(),
+        key: found,
+        substate: substate.into(),
     }
 }
 
@@ -158,10 +162,10 @@ fn first_with(bucket: u64, hash: u32, copied: &mut Start) -> u64 {
     0
 }
 
+/// By what is left, their own ports being the same.
 #[inline(always)]
 fn takes_place_of<R: Reader>(tw: TimeWait<Beginning<START>>, sock: Sock<R>) -> bool {
-    tw.local_port() == sock.local_port()
-        && same::<u16, R>(tw, sock, SOCK_COMMON_DPORT.load())
+    same::<u16, R>(tw, sock, SOCK_COMMON_DPORT.load())
         && tw.net() == sock.net()
         && if sock.family() == AF_INET6 {
             same::<u64, R>(tw, sock, SOCK_COMMON_V6_DADDR.load())

@@ -122,6 +122,14 @@ pub(crate) struct Coverage {
     /// What this hook does not see on this kernel.
     #[serde(default)]
     pub limits: Vec<String>,
+    #[serde(default)]
+    pub refused: Vec<Refused>,
+}
+
+/// A better hook that could not be used.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Refused {
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

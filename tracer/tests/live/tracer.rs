@@ -137,12 +137,18 @@ impl Tracer {
             .clone()
     }
 
-    /// What the tracer chose for a capability.
-    pub(crate) fn coverage(&self, capability: &str) -> Result<Coverage> {
+    /// What the tracer chose for each capability.
+    fn coverages(&self) -> Result<Vec<Coverage>> {
         let lines = self.lines.all();
         let Some(Record::Start(Start { coverage })) = lines.first().map(|line| &line.record) else {
             bail!("the first line is not `start`");
         };
+        Ok(coverage.clone())
+    }
+
+    /// What the tracer chose for a capability.
+    pub(crate) fn coverage(&self, capability: &str) -> Result<Coverage> {
+        let coverage = self.coverages()?;
         let row = coverage.iter().find(|row| row.capability == capability);
         let row = row.with_context(|| format!("no {capability} in {coverage:?}"))?;
         ensure!(
@@ -155,6 +161,17 @@ impl Tracer {
     fn start_line(&self) -> Result<()> {
         for capability in ["transitions", "connect_failure"] {
             self.coverage(capability)?;
+        }
+        for row in self.coverages()? {
+            let mut reasons = row
+                .limits
+                .iter()
+                .chain(row.refused.iter().map(|way| &way.reason));
+            let refused = reasons.find(|reason| reason.contains("(verifier: "));
+            ensure!(
+                refused.is_none(),
+                "no program is to be refused: {refused:?}"
+            );
         }
         Ok(())
     }
