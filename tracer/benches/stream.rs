@@ -38,10 +38,13 @@ const STEPS: [(u64, u8, u8); 11] = {
     ]
 };
 
-fn record((number, (sock, old, new)): (usize, (u64, u8, u8))) -> Vec<u8> {
+/// One step of a connection.
+fn record(connection: u64, step: usize) -> Vec<u8> {
+    let (sock, old, new) = STEPS[step];
     let mut event = abi::Event::default();
     tell(&mut event, sock, old, new);
-    event.ts = 1_000_000_000 + number as u64 * 10_000;
+    event.ts = 1_000_000_000 + connection * 100_000 + step as u64 * 10_000;
+    tell_apart(&mut event, connection);
     if is_whole(old, new) {
         return bytes(&event);
     }
@@ -84,14 +87,37 @@ fn tell(event: &mut abi::Event, sock: u64, old: u8, new: u8) {
     event.task.comm[..6].copy_from_slice(b"worker");
 }
 
+/// Connections have their own ports and timewait sockets, and share a few sockets.
+fn tell_apart(event: &mut abi::Event, connection: u64) {
+    match event.sock {
+        TIMEWAIT => event.sock += connection * 256,
+        _ => event.sock += connection % 64 * 0x4000,
+    }
+    if event.timewait != 0 {
+        event.timewait += connection * 256;
+    }
+    event.cookie += 2 * connection;
+    let port = match event.tuple.local_port {
+        443 => &mut event.tuple.peer_port,
+        _ => &mut event.tuple.local_port,
+    };
+    *port = (10_000 + (u64::from(*port) + connection) % 50_000) as u16;
+}
+
 fn bytes(event: &abi::Event) -> Vec<u8> {
     let start = std::ptr::from_ref(event).cast::<u8>();
     // SAFETY: `Event` is `repr(C)`, made of integers, without implicit padding.
     unsafe { std::slice::from_raw_parts(start, size_of::<abi::Event>()) }.to_vec()
 }
 
+fn records_of(connection: u64) -> Vec<Vec<u8>> {
+    (0..STEPS.len())
+        .map(|step| record(connection, step))
+        .collect()
+}
+
 fn records() -> Vec<Vec<u8>> {
-    STEPS.into_iter().enumerate().map(record).collect()
+    records_of(0)
 }
 
 fn decoded(record: &[u8]) -> Event {
@@ -222,5 +248,40 @@ fn streaming(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decoding, formatting, streaming);
+/// The same for connections that are all different, while so many others are in TIME_WAIT: not everything is in the
+/// cache then.
+fn streaming_many(criterion: &mut Criterion) {
+    const WAITING: u64 = 20_000;
+    /// Afterwards they begin anew.
+    const ALL: u64 = 30_000;
+    /// Connections whose lines are taken away at once.
+    const AT_ONCE: u64 = 100;
+    let all: Vec<_> = (0..ALL).map(records_of).collect();
+    let mut stream = Stream::with("web-3".into(), Clock::fixed(0, 0), nobody());
+    let (mut events, mut next) = (Vec::new(), 0);
+    let mut connect = || {
+        let (end, life) = (STEPS.len() - 1, &all[(next % ALL) as usize]);
+        let over = next
+            .checked_sub(WAITING)
+            .map(|over| &all[(over % ALL) as usize]);
+        let records = life[..end].iter().chain(over.map(|over| &over[end]));
+        events.clear();
+        for record in records {
+            events.push(decoded(record));
+        }
+        stream.events(&events);
+        next += 1;
+        if next.is_multiple_of(AT_ONCE) {
+            black_box(stream.lines());
+            stream.clear();
+        }
+    };
+    (0..ALL).for_each(|_| connect());
+    let mut group = criterion.benchmark_group("stream");
+    group.throughput(Throughput::Elements(STEPS.len() as u64));
+    group.bench_function("many", |bencher| bencher.iter(&mut connect));
+    group.finish();
+}
+
+criterion_group!(benches, decoding, formatting, streaming, streaming_many);
 criterion_main!(benches);

@@ -26,7 +26,7 @@ fn replay(file: &Path) -> (String, Vec<String>) {
     let name = file.file_name().unwrap().to_string_lossy().into_owned();
     {
         let mut troubles = Troubles::new(name, Box::new(|text| said.push(text.to_owned())));
-        let mut write = |lines: &Batch| {
+        let mut write = |lines: &mut Batch| {
             out.extend_from_slice(lines.bytes());
             Ok(())
         };

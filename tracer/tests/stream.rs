@@ -278,7 +278,7 @@ fn a_large_snapshot_is_written_in_pieces_and_loses_no_line() {
     stream.end_resync(&here, &here, SECOND);
     lines(&mut stream);
     let (mut pieces, mut text) = (0, Vec::new());
-    let mut write = |piece: &Batch| {
+    let mut write = |piece: &mut Batch| {
         let piece = piece.bytes();
         assert!(piece.len() < 2 << 20);
         assert!(piece.ends_with(b"\n"));
@@ -291,6 +291,6 @@ fn a_large_snapshot_is_written_in_pieces_and_loses_no_line() {
     text.extend_from_slice(stream.lines());
     let text = String::from_utf8(text).unwrap();
     assert_eq!(text.lines().count(), 20_001);
-    let closed = |_: &Batch| Err(std::io::ErrorKind::BrokenPipe.into());
+    let closed = |_: &mut Batch| Err(std::io::ErrorKind::BrokenPipe.into());
     assert!(stream.snapshot(SECOND, &mut { closed }).is_err());
 }

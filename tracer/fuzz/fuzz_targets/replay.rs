@@ -12,7 +12,7 @@ use tracer::{
 fuzz_target!(|bytes: &[u8]| {
     let pace = Pace::new(None, Arc::new(AtomicBool::new(false)));
     let mut troubles = Troubles::new("fuzz".into(), Box::new(|_| ()));
-    let mut write = |_: &Batch| Ok(());
+    let mut write = |_: &mut Batch| Ok(());
     let mut replay = Replay::new(pace, &mut write);
     for line in bytes.split(|byte| *byte == b'\n') {
         replay.line(line, false, &mut troubles).unwrap();

@@ -69,7 +69,7 @@ fn replay(file: &Path, pace: Pace) -> io::Result<u64> {
     };
     let say = Box::new(|text: &str| eprintln!("tracer: {text}"));
     let mut troubles = Troubles::new(name, say);
-    let mut write = |lines: &Batch| {
+    let mut write = |lines: &mut Batch| {
         let mut out = io::stdout().lock();
         out.write_all(lines.bytes())?;
         out.flush()

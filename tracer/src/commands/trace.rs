@@ -365,7 +365,7 @@ impl Tracer {
         self.look_at_table()?;
         let output = &mut self.output;
         self.stream
-            .snapshot(clock::now(), &mut |lines| output.send(lines))?;
+            .snapshot(clock::now(), &mut |lines| output.give(lines))?;
         self.flush()
     }
 
@@ -479,7 +479,7 @@ impl Tracer {
         self.resync.give_up(&mut self.stream);
         let output = &mut self.output;
         self.stream
-            .wind_up(clock::now(), &mut |lines| output.send(lines))?;
+            .wind_up(clock::now(), &mut |lines| output.give(lines))?;
         self.flush()?;
         self.tell_of_outputs(true);
         self.upkeep.end(&mut self.stream, clock::now());

@@ -1,7 +1,7 @@
 //! The two types of which there are most lines, without serde's detours: that takes half the time. The derived
 //! serializers stay what is right; a test compares.
 
-use std::{io::Write as _, net::IpAddr};
+use std::{cell::RefCell, io::Write as _, net::IpAddr};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -28,6 +28,25 @@ static OCTETS: [([u8; 4], u8); 256] = {
     }
     octets
 };
+
+/// A socket that was written, and its text; `None`: none yet.
+struct Written {
+    socket: Option<Socket>,
+    text: Vec<u8>,
+}
+
+/// So many are remembered: each has one place, by its ports.
+const PLACES: usize = 128;
+
+const NOTHING: Written = Written {
+    socket: None,
+    text: Vec::new(),
+};
+
+thread_local! {
+    /// Those that were written last: a connection has several lines, most of them soon one after the other.
+    static LAST: RefCell<[Written; PLACES]> = const { RefCell::new([NOTHING; PLACES]) };
+}
 
 /// JSON, appended piece by piece.
 struct Json<'a>(&'a mut Vec<u8>);
@@ -101,6 +120,21 @@ impl<'a> Json<'a> {
     }
 
     fn socket(&mut self, socket: &Socket) {
+        LAST.with_borrow_mut(|last| {
+            let written = &mut last[place(socket)];
+            if written.socket.as_ref() == Some(socket) {
+                self.0.extend_from_slice(&written.text);
+                return;
+            }
+            let start = self.0.len();
+            self.new_socket(socket);
+            written.socket = Some(*socket);
+            written.text.clear();
+            written.text.extend_from_slice(&self.0[start..]);
+        });
+    }
+
+    fn new_socket(&mut self, socket: &Socket) {
         self.raw(",\"netns\":").number(socket.netns.into());
         self.raw(",\"family\":\"").raw(socket.family.name());
         self.raw("\",\"role\":").or_null(socket.role, |json, role| {
@@ -213,6 +247,14 @@ impl<'a> Json<'a> {
     }
 }
 
+fn place(socket: &Socket) -> usize {
+    /// 2^32 by the golden ratio.
+    const SPREAD: u32 = 0x9e37_79b1;
+    let port = |end: &Endpoint| u32::from(end.port.unwrap_or_default());
+    let ports = port(&socket.local) << 16 | port(&socket.peer);
+    (ports.wrapping_mul(SPREAD) >> 16) as usize % PLACES
+}
+
 #[cfg(test)]
 mod tests {
     use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
@@ -299,10 +341,34 @@ mod tests {
             repeated: marks & 4 != 0,
             body,
         };
-        let mut written = Vec::new();
-        B::write(&line, &mut written).unwrap();
         let expected = serde_json::to_string(&line).unwrap();
-        assert_eq!(String::from_utf8(written).unwrap(), expected);
+        // The second time its socket is known.
+        for _ in 0..2 {
+            let mut written = Vec::new();
+            B::write(&line, &mut written).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn sockets_with_the_same_ports_have_their_own_text() {
+        let end = |ip: [u8; 4], port| Endpoint {
+            ip: ip.into(),
+            port: Some(port),
+        };
+        let sockets = [1, 2].map(|netns| Socket {
+            netns,
+            family: Family::Ipv4,
+            role: None,
+            local: end([10, 0, 0, 7], 40_123),
+            peer: end([10, 0, 0, 9], 443),
+        });
+        for socket in [sockets[0], sockets[1], sockets[0]] {
+            let mut text = Vec::new();
+            Json(&mut text).socket(&socket);
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.starts_with(&format!(",\"netns\":{},", socket.netns)));
+        }
     }
 
     proptest! {

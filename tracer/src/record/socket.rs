@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Where a socket is.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Socket {
     /// Inode number of the network namespace.
     pub netns: u32,

@@ -238,7 +238,7 @@ impl<'a> Replay<'a> {
         if stream.lines().len() < least {
             return Ok(());
         }
-        let written = (self.write)(stream.batch());
+        let written = (self.write)(stream.batch_mut());
         stream.clear();
         written
     }

@@ -112,7 +112,9 @@ impl Backlog {
             ranks[rank(line.kind)] += 1;
         }
         self.lines += lines.len() as u64;
-        let lines = replace(lines, self.spare.take().unwrap_or_default());
+        // The next ones will be as many.
+        let empty = || Batch::with_capacity(length);
+        let lines = replace(lines, self.spare.take().unwrap_or_else(empty));
         self.chunks.push_back(Chunk { lines, ranks });
         self.measure();
         self.keep_to_limit()

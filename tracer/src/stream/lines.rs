@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// Lines that come in numbers are passed on when so many bytes have gathered.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 256 << 10;
 
-/// Where [`Lines::pass`] puts whole lines.
-pub type Write<'a> = &'a mut dyn FnMut(&Batch) -> io::Result<()>;
+/// Where [`Lines::pass`] puts whole lines, which may be taken away.
+pub type Write<'a> = &'a mut dyn FnMut(&mut Batch) -> io::Result<()>;
 
 /// The lines of one run, gathered until somebody takes them.
 pub struct Lines {
@@ -139,7 +139,7 @@ impl Lines {
         if self.bytes().len() < CHUNK {
             return Ok(());
         }
-        let written = write(&self.batch);
+        let written = write(&mut self.batch);
         self.clear();
         written
     }
