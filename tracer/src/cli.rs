@@ -154,7 +154,7 @@ pub struct Trace {
     #[arg(long, value_enum, value_name = "KIND")]
     pub backend: Option<Rung>,
 
-    /// How many sockets the kernel side remembers the owner of.
+    /// How many sockets the kernel side remembers the owner of, at least.
     #[arg(long, value_name = "N", default_value_t = 1 << 18,
           value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     pub max_sockets: u32,

@@ -18,6 +18,7 @@ mod rounds;
 mod speed;
 mod table;
 mod tracefs;
+mod yardstick;
 
 use std::{
     fs,

@@ -24,7 +24,16 @@ pub(crate) fn of_self() -> Duration {
     )
 }
 
-/// The same of another process: all its threads that live, to the nanosecond (`/proc/PID/task/TID/schedstat`).
+/// User and system time of this thread.
+pub(crate) fn of_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// As [`of_self`], of another process: all its threads that live, to the nanosecond (`/proc/PID/task/TID/schedstat`).
 pub(crate) fn of(pid: u32) -> Result<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("the observer has gone")?;
     let mut sum = 0;

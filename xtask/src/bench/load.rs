@@ -2,7 +2,6 @@
 //! each, and say what that cost them.
 
 mod make;
-mod yardstick;
 
 use std::{
     fs,

@@ -10,6 +10,7 @@ use super::{
     load::{self, Kind, Load},
     mode::Mode,
     observer::{Observer, Seen},
+    yardstick::Beside,
 };
 use crate::process::say;
 
@@ -40,6 +41,8 @@ pub(super) struct Measurement {
     pub(super) lost: Option<u64>,
     /// How slow the CPU was, as in [`Load`]; 0: not known.
     pub(super) yardstick_us: f64,
+    /// The same of the observer's CPU.
+    pub(super) observer_yardstick_us: f64,
 }
 
 pub(super) struct Rounds<'a> {
@@ -104,12 +107,17 @@ impl Rounds<'_> {
             rate: self.options.rate / processes,
             cpu: self.options.pin(0),
         };
+        let beside = self.options.pin(1).map(Beside::start);
         let load = load::measure(&order, processes)?;
+        let yardstick = beside.map(Beside::stop).transpose()?;
         let seen = observer.map(Observer::stop).transpose()?;
         drop(stats);
         let mut seen = seen.unwrap_or_default();
         seen.cpu_seconds -= idle.get(mode.name).copied().unwrap_or_default();
-        Ok(measurement(kind, mode, &load, seen, with_bpf_stats))
+        Ok(Measurement {
+            observer_yardstick_us: yardstick.unwrap_or_default(),
+            ..measurement(kind, mode, &load, seen, with_bpf_stats)
+        })
     }
 }
 
@@ -143,6 +151,7 @@ fn measurement(
         expected_lines: mode.lines.expected(kind).map(|each| load.in_all * each),
         lost: seen.lost,
         yardstick_us: load.yardstick_us,
+        observer_yardstick_us: 0.0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The figures, for people: in a terminal and as Markdown.
 
-use super::{rounds::Measurement, speed::Speed};
+use super::{rounds::Measurement, speed::Speeds};
 
 /// Whom tracer is compared with.
 const PEERS: [&str; 3] = ["tcpstates", "tcplife", "bpftrace"];
@@ -65,8 +65,8 @@ fn of_one(name: String, measurements: &[&Measurement]) -> Table {
     let mut names: Vec<_> = measurements.iter().map(|each| each.observer).collect();
     names.sort_unstable();
     names.dedup();
-    let speed = speed(measurements);
-    let figures = |name: &str| Figures::of(measurements, name, &speed);
+    let speeds = Speeds::of(measurements);
+    let figures = |name: &str| Figures::of(measurements, name, &speeds);
     let bare = figures("none");
     let peers = PEERS.map(|peer| names.contains(&peer).then(|| figures(peer).sum(&bare)));
     let mut rows: Vec<_> = names.iter().map(|name| (*name, figures(name))).collect();
@@ -89,11 +89,6 @@ fn of_one(name: String, measurements: &[&Measurement]) -> Table {
         rows: rows.collect(),
         head: head(),
     }
-}
-
-fn speed(measurements: &[&Measurement]) -> Speed {
-    let all = || measurements.iter().copied();
-    Speed::of(all(), all().filter(|each| each.observer == "none"))
 }
 
 fn head() -> Vec<String> {
@@ -123,27 +118,26 @@ struct Figures {
 }
 
 impl Figures {
-    fn of(measurements: &[&Measurement], name: &str, speed: &Speed) -> Self {
+    fn of(measurements: &[&Measurement], name: &str, speeds: &Speeds) -> Self {
         let of_name = measurements.iter().filter(|each| each.observer == name);
         let (counted, plain): (Vec<&Measurement>, Vec<_>) =
             of_name.copied().partition(|each| each.with_bpf_stats);
         let median_of =
             |value: fn(&Measurement) -> f64| median(plain.iter().map(|each| value(each)).collect());
-        let at_speed = |value: fn(&Measurement) -> f64| {
-            median(
-                plain
-                    .iter()
-                    .map(|each| value(each) * speed.factor(each))
-                    .collect(),
-            )
+        let of_load = |value: fn(&Measurement) -> f64| {
+            let values = plain.iter().map(|each| value(each) * speeds.of_load(each));
+            median(values.collect())
         };
+        let own_us = plain
+            .iter()
+            .map(|each| each.observer_cpu_us * speeds.of_observer(each));
         let bpf_ns = counted
             .iter()
-            .map(|each| each.bpf_ns.values().sum::<f64>() * speed.factor(each));
+            .map(|each| each.bpf_ns.values().sum::<f64>() * speeds.of_load(each));
         Self {
-            load_us: at_speed(|each| each.load_cpu_us),
-            own_us: median_of(|each| each.observer_cpu_us),
-            rate: 1.0 / at_speed(|each| each.seconds / each.connections as f64),
+            load_us: of_load(|each| each.load_cpu_us),
+            own_us: median(own_us.collect()),
+            rate: 1.0 / of_load(|each| each.seconds / each.connections as f64),
             bpf_us: median(bpf_ns.collect()) / 1000.0,
             resident: median_of(|each| each.resident_mib),
             lost: lost(&plain),

@@ -13,9 +13,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    super::{cpu, loopback},
+    super::{cpu, loopback, yardstick::Yardstick},
     Kind, Load, Order,
-    yardstick::Yardstick,
 };
 
 /// Nobody's by convention: by it lines about the load are known.
@@ -24,6 +23,9 @@ pub(in super::super) const PORT: u16 = 7421;
 const WARM_UP: u64 = 500;
 /// Connections to one address of loopback: with more in TIME_WAIT, a connect() has to search long for a port.
 const DESTINATION: u64 = 25_000;
+
+/// Connections between two looks at the yardstick: some milliseconds.
+const LOOK: u64 = 250;
 
 /// The hidden command.
 pub(crate) fn run(order: &Order) -> Result<()> {
@@ -68,8 +70,8 @@ fn make(order: &Order, ends: &Ends) -> Result<Load> {
     for number in 0..order.connections {
         if order.rate > 0 {
             wait_until(begin, number, order.rate);
-        } else {
-            yardstick.before(number)?;
+        } else if number.is_multiple_of(LOOK) {
+            yardstick.measure()?;
         }
         ends.connect(WARM_UP + number)?;
     }
@@ -79,7 +81,7 @@ fn make(order: &Order, ends: &Ends) -> Result<Load> {
         seconds: (elapsed - yardstick.elapsed).as_secs_f64(),
         cpu_seconds: (used - yardstick.cpu).as_secs_f64(),
         in_all: order.connections + WARM_UP,
-        yardstick_us: yardstick.cpu.as_secs_f64() * 1e6 / yardstick.times.max(1) as f64,
+        yardstick_us: yardstick.mean_us(),
     })
 }
 
