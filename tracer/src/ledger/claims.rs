@@ -52,14 +52,15 @@ impl Ledger {
     }
 
     /// An attempt that has ended or succeeded in the meantime knows its port already.
-    pub(super) fn port(&mut self, event: &Event) {
+    pub(super) fn port(&mut self, event: &Event, take: Take<'_>) {
         let found = self.sockets.find(event.sock);
         let found = found.filter(|slot| {
             let entry = &self.sockets[*slot];
             entry.state == State::SynSent && !entry.is_other(&Sight::of_event(event))
         });
         if let Some(slot) = found {
-            self.sockets.update(slot, |entry| entry.adopt(event));
+            let rival = self.sockets.update(slot, |entry| entry.adopt(event));
+            self.supersede(rival, event.ts, take);
         }
     }
 

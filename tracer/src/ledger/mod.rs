@@ -240,7 +240,7 @@ impl Ledger {
             Kind::ConnectFailed { .. } => self.connect_failed(event),
             Kind::BindFailed { .. } => {}
             Kind::Bound => self.bound(event, take),
-            Kind::Port => self.port(event),
+            Kind::Port => self.port(event, take),
             Kind::Released => self.released(event, take),
             Kind::Accepted { state } => self.accepted(event, state, take),
             Kind::ClosedBy => self.closed_by(event),

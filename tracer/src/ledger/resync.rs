@@ -78,7 +78,8 @@ impl Ledger {
         entry.seen = self.epoch;
         if row.tuple.local.port == Some(entry.local.port) {
             // How it came by its port does not change.
-            self.sockets.update(slot, |entry| entry.believe(row));
+            let rival = self.sockets.update(slot, |entry| entry.believe(row));
+            self.supersede(rival, dump.began, take);
         }
         let entry = &self.sockets[slot];
         if entry.state == State::SynSent && row.state == State::SynSent && entry.local.port == 0 {
