@@ -59,8 +59,7 @@ impl Ledger {
             entry.state == State::SynSent && !entry.is_other(&Sight::of_event(event))
         });
         if let Some(slot) = found {
-            let rival = self.sockets.update(slot, |entry| entry.adopt(event));
-            self.supersede(rival, event.ts, take);
+            self.update(slot, event.ts, take, |entry| entry.adopt(event));
         }
     }
 
@@ -87,12 +86,11 @@ impl Ledger {
                 self.begin_with(event, state, state, take)
             }
         };
-        let rival = self.sockets.update(slot, |entry| {
+        self.update(slot, event.ts, take, |entry| {
             entry.learn(event.cookie, &event.tuple);
             entry.play(entry.role.or(Some(Role::Server)));
             entry.made = 0;
         });
-        self.supersede(rival, event.ts, take);
         self.set_owner_of(slot, event);
     }
 

@@ -133,6 +133,18 @@ impl Ledger {
         }
     }
 
+    /// Changes what an entry is found by; who had the 4-tuple that it then has ends.
+    pub(super) fn update(
+        &mut self,
+        slot: Slot,
+        ts: u64,
+        take: Take<'_>,
+        change: impl FnOnce(&mut Entry),
+    ) {
+        let rival = self.sockets.update(slot, change);
+        self.supersede(rival, ts, take);
+    }
+
     /// Another socket has got the 4-tuple. The kernel gives it away from a timewait socket only; else the
     /// end was lost.
     pub(super) fn supersede(&mut self, rival: Option<Slot>, ts: u64, take: Take<'_>) {

@@ -151,12 +151,11 @@ impl Ledger {
 
     fn continue_with(&mut self, slot: Slot, event: &Event, state: State, take: Take<'_>) {
         let touched = self.touch(event.ts);
-        let rival = self.sockets.update(slot, |entry| {
+        self.update(slot, event.ts, take, |entry| {
             entry.touched = touched.max(entry.touched);
             entry.adopt(event);
             entry.enter(state);
         });
-        self.supersede(rival, event.ts, take);
     }
 
     /// The entry is in its new state; what follows from that?

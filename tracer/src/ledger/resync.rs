@@ -78,8 +78,7 @@ impl Ledger {
         entry.seen = self.epoch;
         if row.tuple.local.port == Some(entry.local.port) {
             // How it came by its port does not change.
-            let rival = self.sockets.update(slot, |entry| entry.believe(row));
-            self.supersede(rival, dump.began, take);
+            self.update(slot, dump.began, take, |entry| entry.believe(row));
         }
         let entry = &self.sockets[slot];
         if entry.state == State::SynSent && row.state == State::SynSent && entry.local.port == 0 {
@@ -115,7 +114,7 @@ impl Ledger {
 
     fn follow(&mut self, slot: Slot, row: &Row, dump: &Dump, take: Take<'_>) {
         let epoch = self.epoch;
-        let rival = self.sockets.update(slot, |entry| {
+        self.update(slot, dump.began, take, |entry| {
             entry.seen = epoch;
             entry.learn(row.cookie, &row.tuple);
             if entry.role == Some(Role::Listener) {
@@ -127,7 +126,6 @@ impl Ledger {
                 entry.due = row.due.into();
             }
         });
-        self.supersede(rival, dump.began, take);
         self.came_to(slot, row.state, row.state);
     }
 

@@ -244,31 +244,27 @@ fn held_by(row: Row, pid: u32) -> Row {
     }
 }
 
-/// Another socket of process 1 connects from port 4000, which is told before the answer comes.
-fn connect_again(tester: &mut Tester) {
+/// What is told when another socket of process 1 connects from port 4000, before the answer comes: it is the only one then.
+fn told_of_taking(mut tester: Tester) -> Vec<String> {
     let mut start = event(40, 0xb, state(State::Close, State::SynSent));
     start.tuple.local.port = None;
     tester.put(start);
     tester.told();
     tester.put(event(41, 0xb, Kind::Port));
+    assert_eq!(tester.keys(), [0xb]);
+    tester.told()
 }
 
 #[test]
 fn a_timewait_socket_ends_when_a_connect_takes_its_tuple() {
-    let mut tester = Tester::in_time_wait(0xa, 0xc);
-    connect_again(&mut tester);
-    let told = ["TIME_WAIT>CLOSE", "Fin by None held Some(11)"];
-    assert_eq!(tester.told(), told);
-    assert_eq!(tester.keys(), [0xb]);
+    let told = told_of_taking(Tester::in_time_wait(0xa, 0xc));
+    assert_eq!(told, ["TIME_WAIT>CLOSE", "Fin by None held Some(11)"]);
 }
 
 #[test]
 fn whose_tuple_another_socket_has_got_has_ended_unseen() {
-    let mut tester = Tester::established(0xa);
-    connect_again(&mut tester);
-    let told = ["ESTABLISHED>CLOSE!", "Unknown by None held None"];
-    assert_eq!(tester.told(), told);
-    assert_eq!(tester.keys(), [0xb]);
+    let told = told_of_taking(Tester::established(0xa));
+    assert_eq!(told, ["ESTABLISHED>CLOSE!", "Unknown by None held None"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
     scenario,
 };
 use crate::{
-    actor::{Actor, Op, Server},
+    actor::{Actor, Op},
     lines::{BindFailed, Record},
     mix::add_up,
     report::skip,
@@ -112,38 +112,40 @@ fn bind_exhausted(scene: &Scene) -> Result<()> {
 }
 
 fn address_in_use(scene: &Scene) -> Result<()> {
-    is_covered(scene)?;
-    let addr = SocketAddr::new(V4, 20_000);
-    let server = scene.server(V4, addr.port())?;
-    let mut client = scene.actor("client")?;
-    let fd = client.socket(addr)?;
-    client.fails(&Op::Bind { fd, addr }, Errno::ADDRINUSE)?;
-    is_held_by(scene, &client, &server, addr)
+    in_use(scene, |client, fd, addr| {
+        client.fails(&Op::Bind { fd, addr }, Errno::ADDRINUSE)
+    })
 }
 
 /// As [`address_in_use`], without the system call.
 fn by_uring(scene: &Scene) -> Result<()> {
+    in_use(scene, |client, fd, addr| {
+        let result = client.try_do(&Op::UringBind { fd, addr })?;
+        if result != -i64::from(libc::EADDRINUSE) {
+            return skip(format!(
+                "this kernel binds by io_uring not at all (error {result})"
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// One bind fails, the client's, and the server has what it wants.
+fn in_use(
+    scene: &Scene,
+    fail: impl FnOnce(&mut Actor, i64, SocketAddr) -> Result<()>,
+) -> Result<()> {
     is_covered(scene)?;
     let addr = SocketAddr::new(V4, 20_000);
     let server = scene.server(V4, addr.port())?;
     let mut client = scene.actor("client")?;
     let fd = client.socket(addr)?;
-    let result = client.try_do(&Op::UringBind { fd, addr })?;
-    if result != -i64::from(libc::EADDRINUSE) {
-        return skip(format!(
-            "this kernel binds by io_uring not at all (error {result})"
-        ));
-    }
-    is_held_by(scene, &client, &server, addr)
-}
-
-/// One bind failed, the client's, and the server has what it wanted.
-fn is_held_by(scene: &Scene, client: &Actor, server: &Server, addr: SocketAddr) -> Result<()> {
+    fail(&mut client, fd, addr)?;
     let failures = failures(scene)?;
     let [failed] = failures.as_slice() else {
         anyhow::bail!("not one failure: {failures:?}");
     };
-    is_by(failed, client, "address_in_use", Some(addr.port()))?;
+    is_by(failed, &client, "address_in_use", Some(addr.port()))?;
     let held_by = failed.why.held_by.as_ref().context("no held_by")?;
     let process = held_by.process.as_ref().context("nobody has it")?;
     ensure!(
