@@ -17,16 +17,16 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
 
 /// User and system time of this process.
 pub(crate) fn of_self() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap_or_default(),
-    )
+    read(ClockId::ProcessCPUTime)
 }
 
 /// User and system time of this thread.
 pub(crate) fn of_thread() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    read(ClockId::ThreadCPUTime)
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     Duration::new(
         time.tv_sec.unsigned_abs(),
         u32::try_from(time.tv_nsec).unwrap_or_default(),

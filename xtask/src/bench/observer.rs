@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub(super) resident_mib: f64,
     pub(super) lines: u64,
     pub(super) lost: Option<u64>,
+    /// How slow its CPU was; 0: not known.
+    pub(super) yardstick_us: f64,
     /// Nanoseconds by program; 0 unless `kernel.bpf_stats_enabled` is set.
     pub(super) bpf: BTreeMap<String, u64>,
 }
@@ -90,6 +92,7 @@ impl<'a> Observer<'a> {
             resident_mib,
             lines: told.lines,
             lost: told.lost,
+            yardstick_us: 0.0,
             bpf,
         })
     }

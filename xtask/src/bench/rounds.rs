@@ -114,10 +114,8 @@ impl Rounds<'_> {
         drop(stats);
         let mut seen = seen.unwrap_or_default();
         seen.cpu_seconds -= idle.get(mode.name).copied().unwrap_or_default();
-        Ok(Measurement {
-            observer_yardstick_us: yardstick.unwrap_or_default(),
-            ..measurement(kind, mode, &load, seen, with_bpf_stats)
-        })
+        seen.yardstick_us = yardstick.unwrap_or_default();
+        Ok(measurement(kind, mode, &load, seen, with_bpf_stats))
     }
 }
 
@@ -151,7 +149,7 @@ fn measurement(
         expected_lines: mode.lines.expected(kind).map(|each| load.in_all * each),
         lost: seen.lost,
         yardstick_us: load.yardstick_us,
-        observer_yardstick_us: 0.0,
+        observer_yardstick_us: seen.yardstick_us,
     }
 }
 
