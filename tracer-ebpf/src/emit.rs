@@ -8,7 +8,7 @@ use tracer_ebpf::{
 
 use crate::{
     globals::{INET_SOCK_PORT_RANGE, ONLY_SOME_NETNS},
-    hooks::timewait::Successor,
+    hooks::{connect, timewait::Successor},
     maps::{COUNTERS, EVENTS, NAMESPACES},
     sock::{Common, Reader, Sock, TimeWait},
     words,
@@ -22,6 +22,9 @@ pub(crate) fn first<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: &Socket)
     };
     let event = record.get();
     transition(event, sock, old, new);
+    // It has no port but the one that it holds: what else it shows is that of an earlier connection (`__inet_put_port`,
+    // net/ipv4/inet_hashtables.c, leaves `inet_sport` as it is).
+    event.tuple.local_port = event.tuple.held;
     remembered(event, Some(socket));
     record.submit();
 }
@@ -73,6 +76,11 @@ pub(crate) fn end<R: Reader>(
         // Its port, if it is its own, is told of with the transition to CLOSE.
         event.tuple.held = 0;
         event.facts = sock.timestamps();
+    }
+    if old == tcp::SYN_SENT
+        && let Some(socket) = socket
+    {
+        event.tuple.local_port = connect::port_of_attempt(sock, socket);
     }
     event.errno = sock.err();
     event.sent = sock.bytes_sent();
@@ -139,10 +147,17 @@ fn remembered(event: &mut Event, socket: Option<&Socket>) {
     }
 }
 
-/// Fills a zeroed record with a connection attempt of `task` that failed.
+/// Fills a zeroed record with a connection attempt of `task` that failed; `port`: its local one, 0: none.
 #[inline(always)]
-pub(crate) fn failure<R: Reader>(event: &mut Event, sock: Sock<R>, kind: u16, task: Task) {
+pub(crate) fn failure<R: Reader>(
+    event: &mut Event,
+    sock: Sock<R>,
+    kind: u16,
+    task: Task,
+    port: u16,
+) {
     describe(event, sock);
+    event.tuple.local_port = port;
     event.kind = kind;
     event.errno = EADDRNOTAVAIL;
     event.role = ROLE_CLIENT;

@@ -312,11 +312,18 @@ fn left(function: u64) -> Option<Call> {
     call
 }
 
-/// A thread id is below 2^22 (`PID_MAX_LIMIT`).
+/// A thread id is below 2^22 (`PID_MAX_LIMIT`). The idle tasks, which softirqs interrupt, all have 0: there is one on each
+/// CPU.
 #[inline(always)]
 fn call_key(function: u64) -> u64 {
-    function << 32 | u64::from(task::tid())
+    let thread = match task::tid() {
+        0 => IDLE | task::cpu(),
+        tid => tid,
+    };
+    function << 32 | u64::from(thread)
 }
+
+const IDLE: u32 = 1 << 31;
 
 // ---- connect, by system calls --------------------------------------------------------------------
 

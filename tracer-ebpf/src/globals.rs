@@ -29,6 +29,8 @@ globals! {
     SOCK_COMMON_NULLS_NODE: u32 = 0;
     NET_INUM: u32 = 0;
     SOCK_PROTOCOL: u32 = 0;
+    SOCK_TYPE: u32 = 0;
+    SOCK_LOCK_OWNED: u32 = 0;
     SOCK_ERR: u32 = 0;
     SOCK_SHUTDOWN: u32 = 0;
     SOCK_USERLOCKS: u32 = 0;

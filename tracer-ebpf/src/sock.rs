@@ -393,6 +393,12 @@ impl<R: Reader> Sock<R> {
         self.reader.read(self.sk, SOCK_SHUTDOWN.load())
     }
 
+    /// `sk_lock.owned`: a system call works on it, the current task's if this is not a softirq.
+    #[inline(always)]
+    pub(crate) fn is_locked(self) -> bool {
+        self.reader.read::<i32>(self.sk, SOCK_LOCK_OWNED.load()) != 0
+    }
+
     /// `tcp_sock.packets_out`: not 0 once a SYN is under way.
     #[inline(always)]
     pub(crate) fn packets_out(self) -> u32 {

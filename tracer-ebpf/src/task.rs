@@ -2,7 +2,7 @@
 //! in softirq it is whoever was interrupted.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_smp_processor_id,
     generated::{
         bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs,
     },
@@ -21,6 +21,13 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 #[inline(always)]
 pub(crate) fn tid() -> u32 {
     bpf_get_current_pid_tgid() as u32
+}
+
+/// The CPU that this runs on.
+#[inline(always)]
+pub(crate) fn cpu() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
 }
 
 /// Process id in the initial pid namespace.

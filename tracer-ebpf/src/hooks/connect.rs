@@ -23,6 +23,9 @@ use crate::{
 /// `Event::kind` of an entry of `FAILED` whose record has been emitted already.
 const REPORTED: u16 = 0;
 
+/// The same of one whose call has returned: since then the socket has not looked for a port.
+const PAST: u16 = u16::MAX;
+
 /// A new attempt, or a new socket at the address of an old one: what is remembered of an attempt whose
 /// return was not seen is not of this one.
 #[inline(always)]
@@ -39,7 +42,7 @@ pub(crate) fn hashed<R: Reader>(sock: Option<Sock<R>>, result: i32) {
         return;
     }
     let Some(sock) = sock else { return };
-    report(sock, task::current());
+    report(sock, task::current(), sock.held());
 }
 
 /// `tcp_v4_connect` or `tcp_v6_connect` returned `result` for an attempt to reach `address`.
@@ -58,7 +61,7 @@ const EADDRNOTAVAIL_RESULT: i32 = -EADDRNOTAVAIL;
 /// An attempt goes on after the call that began it: no transition has told its port yet.
 #[inline(always)]
 pub(crate) fn under_way<R: Reader>(sock: Sock<R>) {
-    if sock.state() == tcp::SYN_SENT && sock.local_port() != 0 {
+    if sock.state() == tcp::SYN_SENT && sock.held() != 0 {
         emit::port(sock);
     }
 }
@@ -77,7 +80,8 @@ pub(crate) fn is_mapped<R: Reader>(sock: Option<Sock<R>>) -> bool {
 /// In the thread that called `connect()`, with no error on the socket, neither end shut down, no SYN
 /// under way and no sequence number chosen (which tells a deferred connect, TCP_FASTOPEN_CONNECT, that
 /// is given up), the attempt failed inside that call. No port chosen: none was free. A port that was
-/// there before (`bind()`): its tuple is taken, if the system call then returns EADDRNOTAVAIL.
+/// there before (`bind()`): its tuple is taken, if the system call then returns EADDRNOTAVAIL. A port
+/// that was chosen: it failed for another reason.
 #[inline(always)]
 pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
     if sock.err() != 0 || sock.shutdown() != 0 || sock.packets_out() != 0 {
@@ -90,11 +94,26 @@ pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socke
     if is_reported(sock) {
         return;
     }
-    if sock.local_port() == 0 || !syscall::in_progress() {
-        report(sock, socket.task);
-    } else {
-        remember(sock, socket.task, KIND_TUPLE_IN_USE);
+    let port = port_of_attempt(sock, socket);
+    if port != 0 && port != socket.bound_port {
+        return;
     }
+    if port == 0 || !syscall::in_progress() {
+        report(sock, socket.task, port);
+    } else {
+        remember(sock, socket.task, KIND_TUPLE_IN_USE, port);
+    }
+}
+
+/// The local port of an attempt that ends in SYN_SENT, in host byte order; 0: it got none. A socket that connects again
+/// shows its past port until it gets one, which may be the same; then a SYN with a new sequence number
+/// follows (`tcp_connect_queue_skb`, net/ipv4/tcp_output.c).
+#[inline(always)]
+pub(crate) fn port_of_attempt<R: Reader>(sock: Sock<R>, socket: &Socket) -> u16 {
+    let port = sock.local_port();
+    let is_past =
+        socket.bound_port == 0 && port == socket.past_port && sock.write_seq() == socket.write_seq;
+    if is_past { 0 } else { port }
 }
 
 /// Whether the hook on `inet_hash_connect` has told of this attempt already.
@@ -112,14 +131,14 @@ fn kind_of_unseen<R: Reader>(sock: Sock<R>) -> u16 {
     if sock.mss_clamp() == 0 {
         KIND_NO_SOURCE_ADDRESS
     } else {
-        kind_by_port(sock)
+        kind_by_port(sock.held())
     }
 }
 
-/// What kind of failure it was to look for a port.
+/// What kind of failure it was to look for a port, with this one.
 #[inline(always)]
-fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
-    if sock.local_port() == 0 {
+fn kind_by_port(port: u16) -> u16 {
+    if port == 0 {
         KIND_PORTS_EXHAUSTED
     } else {
         KIND_TUPLE_IN_USE
@@ -128,20 +147,20 @@ fn kind_by_port<R: Reader>(sock: Sock<R>) -> u16 {
 
 /// Emits the failure and remembers that it was.
 #[inline(always)]
-fn report<R: Reader>(sock: Sock<R>, task: Task) {
+fn report<R: Reader>(sock: Sock<R>, task: Task, port: u16) {
     if let Some(mut record) = Record::<Event>::reserve(sock) {
-        emit::failure(record.get(), sock, kind_by_port(sock), task);
+        emit::failure(record.get(), sock, kind_by_port(port), task, port);
         emit::range(record.get(), sock);
         record.submit();
     }
-    remember(sock, task, REPORTED);
+    remember(sock, task, REPORTED, port);
 }
 
 /// Leaves a record for [`ended`], which adds what the socket still tells then.
 #[inline(always)]
-fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
+fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16, port: u16) {
     let mut event = Event::default();
-    emit::failure(&mut event, sock, kind, task);
+    emit::failure(&mut event, sock, kind, task, port);
     let _ = FAILED.insert(sock.key(), event, 0);
     if let Some(has_failed) = HAS_FAILED.get_ptr_mut(0) {
         // SAFETY: one word, and everybody writes the same.
@@ -154,20 +173,25 @@ fn remember<R: Reader>(sock: Sock<R>, task: Task, kind: u16) {
 /// for the destination (`ip6_dst_lookup_flow` in `tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
 #[inline(always)]
 pub(crate) fn ended<R: Reader>(sock: Sock<R>, task: Task, address: Address) {
-    // SAFETY: entries are written and removed by the thread that makes the call.
-    if let Some(event) = unsafe { FAILED.get(sock.key()) } {
-        // Another process's: the address of an earlier socket, whose return was not seen.
-        let ours = event.task.pid == task::pid();
-        if ours && event.kind != REPORTED {
-            emit(event, sock);
-        }
-        let _ = FAILED.remove(sock.key());
-        if ours {
-            return;
+    let mut kind = kind_of_unseen(sock);
+    if let Some(event) = FAILED.get_ptr_mut(sock.key()) {
+        // SAFETY: entries are written and removed by the thread that makes the call.
+        let event = unsafe { &mut *event };
+        // Else another process's: the address of an earlier socket, whose return was not seen.
+        if event.task.pid == task::pid() {
+            let known = event.kind;
+            if known != REPORTED && known != PAST {
+                emit(event, sock);
+            }
+            event.kind = PAST;
+            if known != PAST {
+                return;
+            }
+            kind = KIND_NO_SOURCE_ADDRESS;
         }
     }
     if let Some(mut record) = Record::<Event>::reserve(sock) {
-        emit::failure(record.get(), sock, kind_of_unseen(sock), task);
+        emit::failure(record.get(), sock, kind, task, sock.held());
         emit::range(record.get(), sock);
         address::destination(record.get(), address);
         record.submit();

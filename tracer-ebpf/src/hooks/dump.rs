@@ -38,13 +38,20 @@ pub(crate) fn socket(seq: *mut seq_file, sk: *const u8) {
             let Some(sock) = Sock::new(Probe, sk) else {
                 return;
             };
-            emit::describe(row, sock);
+            describe(row, sock);
             row.new = state;
-            row.facts = sock.facts();
         }
     }
     row.kind = KIND_SOCKET;
     write(seq, row);
+}
+
+#[inline(always)]
+fn describe(row: &mut Event, sock: Sock<Probe>) {
+    emit::describe(row, sock);
+    // One that still looks for a port shows the one of an earlier connection.
+    row.tuple.local_port = row.tuple.held;
+    row.facts = sock.facts();
 }
 
 #[inline(always)]
@@ -72,10 +79,9 @@ pub(crate) fn descriptor(seq: *mut seq_file, holder: *const u8, file: *const u8)
         return;
     };
     let Some(row) = blank() else { return };
-    emit::describe(row, sock);
+    describe(row, sock);
     row.kind = KIND_HOLDER;
     row.new = sock.state();
-    row.facts = sock.facts();
     task::describe(holder, &mut row.task);
     write(seq, row);
 }

@@ -18,7 +18,10 @@ use crate::{
 #[inline(always)]
 pub(crate) fn tcp_socket(sk: u64) -> Option<Sock<Probe>> {
     let sk = sk as *const u8;
-    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP {
+    // A raw socket may have the protocol, too.
+    if Probe.read::<u16>(sk, SOCK_PROTOCOL.load()) != IPPROTO_TCP
+        || Probe.read::<u16>(sk, SOCK_TYPE.load()) != SOCK_STREAM
+    {
         return None;
     }
     let sock = Sock::new(Probe, sk)?;
@@ -94,6 +97,9 @@ pub(crate) fn destroyed<R: Reader>(sock: Sock<R>) {
     }
 }
 
+/// `enum sock_type`, include/linux/net.h.
+const SOCK_STREAM: u16 = 1;
+
 /// Words of a whole `struct sock_common`.
 const WHOLE: usize = 17;
 
@@ -143,10 +149,12 @@ fn owned_by_current<R: Reader>(sock: Sock<R>, socket: Option<&mut Socket>) {
     }
 }
 
-/// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of.
+/// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of. The FIN of a
+/// `shutdown()` in SYN_RECV waits for the ACK, whose softirq interrupts anybody; only a call has the socket locked
+/// (`tcp_rcv_state_process`, net/ipv4/tcp_input.c).
 #[inline(always)]
 pub(crate) fn closing<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
-    if socket.is_none_or(|socket| socket.task.pid != task::pid()) {
+    if socket.is_none_or(|socket| socket.task.pid != task::pid()) && sock.is_locked() {
         emit::deed(sock, KIND_CLOSED_BY, OWNER_NONE, &task::current());
     }
 }

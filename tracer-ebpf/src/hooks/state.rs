@@ -85,14 +85,15 @@ fn remembered<R: Reader>(sock: Sock<R>, role: u8, owner: u8) -> Socket {
         },
         role,
         owner,
-        pad: 0,
+        bound_port: if is_client { sock.held() } else { 0 },
         write_seq: if is_client { sock.write_seq() } else { 0 },
         timewait: 0,
         // A child still has its listener's (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c).
         cookie: if is_client { sock.cookie() } else { 0 },
         local_port: 0,
         peer_port: if is_client { sock.peer_port() } else { 0 },
-        pad2: 0,
+        past_port: if is_client { sock.local_port() } else { 0 },
+        pad: 0,
     }
 }
 

@@ -73,6 +73,8 @@ const FIELDS: &[Field] = &[
     ),
     field("NET_INUM", "net", "ns.inum", 4),
     field("SOCK_PROTOCOL", "sock", "sk_protocol", 2),
+    field("SOCK_TYPE", "sock", "sk_type", 2),
+    field("SOCK_LOCK_OWNED", "sock", "sk_lock.owned", 4),
     field("SOCK_ERR", "sock", "sk_err", 4),
     field("SOCK_SHUTDOWN", "sock", "sk_shutdown", 1),
     // A bitfield before 6.7; only what is there since 6.18 is looked for.

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Op, brood, bulk, churn::Churn, mix, orders, storm, uring};
 use crate::netns;
@@ -102,6 +102,10 @@ impl Sockets {
             Op::UdpSocket { v6 } => {
                 let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
                 Ok(self.add(Socket::new(domain, Type::DGRAM, None)?))
+            }
+            Op::RawSocket => {
+                let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
+                Ok(self.add(socket))
             }
             Op::Accept { fd } => {
                 let accepted = self.get(fd)?.accept()?.0;

@@ -110,7 +110,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn step(&mut self) -> io::Result<()> {
         self.make_room();
-        match self.random.below(27) {
+        match self.random.below(28) {
             0..4 => self.close_first(),
             4..7 => self.close_last(),
             7 => self.reset(),
@@ -129,6 +129,7 @@ impl Walk<'_> {
             23 => self.be_ignored(),
             24 => self.be_refused(),
             25 => self.give(),
+            26 => self.try_again(),
             _ => self.bequeath(),
         }
     }
@@ -324,6 +325,19 @@ impl Walk<'_> {
         let refused = socket.connect(&to.into());
         self.churn.bound.push(socket);
         refused
+    }
+
+    /// With the same socket, which still shows the port that it had when it was refused.
+    fn try_again(&mut self) -> io::Result<()> {
+        let to = *self.random.pick(&self.ground.orders);
+        let nobody = SocketAddr::new(to.ip(), self.ground.nobody.port());
+        let socket = tcp(to.is_ipv6())?;
+        if socket.connect(&nobody.into()).is_ok() {
+            return Ok(());
+        }
+        let socket = orders::open(socket, to, Order::Keep)?;
+        self.churn.kept.push(socket);
+        Ok(())
     }
 
     /// Another process has it too, and closes it some day.

@@ -18,6 +18,8 @@ pub(crate) enum Op {
     UdpSocket {
         v6: bool,
     },
+    /// Of IPPROTO_TCP.
+    RawSocket,
     ReuseAddress {
         fd: i64,
     },

@@ -21,6 +21,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("self_connect", self_connect),
     scenario("ipv6", ipv6),
     scenario("v4_mapped", v4_mapped),
+    scenario("raw_socket", raw_socket),
 ];
 
 const PORT: u16 = 5774;
@@ -248,4 +249,23 @@ fn self_connect(scene: &Scene) -> Result<()> {
     let clients = states.iter().filter(|state| role("client")(state)).count();
     ensure!(clients == steps.len(), "another role: {states:?}");
     scene.expect_no_failure()
+}
+
+/// It has TCP's protocol, and a number where TCP has a port (`inet_create`, net/ipv4/af_inet.c).
+fn raw_socket(scene: &Scene) -> Result<()> {
+    let mut client = scene.actor("client")?;
+    let fd = client.run(&Op::RawSocket)?;
+    let addr = SocketAddr::new(V4, 0);
+    client.run(&Op::Bind { fd, addr })?;
+    let to = SocketAddr::new(V4, PORT);
+    client.run(&Op::Connect { fd, to })?;
+    let lines = scene.settled()?;
+    ensure!(lines.is_empty(), "{lines:?}");
+    let snapshot = scene.tracer.snapshot()?;
+    let seen = snapshot.sockets.iter();
+    let seen: Vec<_> = seen
+        .filter(|seen| seen.netns == scene.netns.inode)
+        .collect();
+    ensure!(seen.is_empty(), "{seen:?}");
+    Ok(())
 }

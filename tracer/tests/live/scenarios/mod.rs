@@ -1,5 +1,6 @@
 //! What happens to sockets, and what the tracer must say about it, on every backend.
 
+mod again;
 mod bind_failed;
 mod conflict;
 mod connections;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     [
         lifecycle::ALL,
         unfinished::ALL,
+        again::ALL,
         owners::ALL,
         timewait::ALL,
         processes::ALL,

@@ -30,7 +30,7 @@ pub(super) const ALL: &[Scenario] = &[
 
 const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-fn without_ipv6(scene: &Scene) -> Result<()> {
+pub(super) fn without_ipv6(scene: &Scene) -> Result<()> {
     scene.netns.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
     scene.netns.sysctl("ipv6/conf/lo/disable_ipv6", "1")
 }
