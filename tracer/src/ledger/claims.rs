@@ -3,6 +3,7 @@
 use super::{
     Ledger, Take,
     entry::{Entry, Marks},
+    ingest::Change,
     place::Sight,
 };
 use crate::event::{Event, Role, State};
@@ -35,7 +36,7 @@ impl Ledger {
             }
             None => {
                 self.lose_key(event.sock, event.ts, take);
-                self.begin_with(event, State::Close, State::Close, take)
+                self.begin_with(event, &Change::at(State::Close), take)
             }
         };
         if let Some(port) = event.held {
@@ -83,7 +84,7 @@ impl Ledger {
             None if state == State::Close || event.held.is_none() => return,
             None => {
                 self.lose_key(event.sock, event.ts, take);
-                self.begin_with(event, state, state, take)
+                self.begin_with(event, &Change::at(state), take)
             }
         };
         self.update(slot, event.ts, take, |entry| {

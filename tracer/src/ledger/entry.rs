@@ -60,6 +60,9 @@ impl Marks {
     pub(super) const BINDER: Self = Self(4);
     /// The connection has TCP timestamps.
     pub(super) const TIMESTAMPS: Self = Self(8);
+    /// The kernel has taken its 4-tuple away, which somebody else may have by now: that comes before the transition to
+    /// CLOSE is told (`tcp_done`, net/ipv4/tcp.c).
+    pub(super) const UNHASHED: Self = Self(16);
 
     pub(super) fn has(self, mark: Self) -> bool {
         self.0 & mark.0 != 0
@@ -145,6 +148,7 @@ pub(super) struct Basis {
     phase: Phase,
     is_binder: bool,
     is_timewait: bool,
+    is_unhashed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,7 +164,8 @@ impl Phase {
     fn of(state: State) -> Self {
         match state {
             State::Close => Self::Closed,
-            State::SynSent => Self::Connecting,
+            // Of two children of one request one will do (`inet_ehash_nolisten`, net/ipv4/inet_hashtables.c).
+            State::SynSent | State::SynRecv => Self::Connecting,
             State::Listen => Self::Listening,
             _ => Self::Connected,
         }
@@ -182,6 +187,7 @@ impl Basis {
         } = *self;
         match self.phase {
             Phase::Closed => Place::Nowhere,
+            _ if self.is_unhashed => Place::Nowhere,
             _ if local.port == 0 => Place::Nowhere,
             // It may yet fail because somebody else has the 4-tuple. One that is not bound gets its port with that.
             Phase::Connecting if self.is_binder => Place::Nowhere,
@@ -258,10 +264,13 @@ impl Entry {
         entry
     }
 
-    /// What the kernel itself says of the port and the connection.
+    /// What the kernel itself says of the port and the connection. Of one that looks for a port it does not say yet who
+    /// chooses it.
     pub(super) fn believe(&mut self, row: &Row) {
         if row.due.is_some() {
             self.marks.set(Marks::TIMESTAMPS, row.timestamps);
+        } else if row.held.is_none() {
+            return;
         }
         let is_binder = match (row.connect_bind, row.mode) {
             (Some(connect_bind), _) => Some(!connect_bind),
@@ -437,6 +446,7 @@ impl Entry {
             phase: Phase::of(self.state),
             is_binder: self.marks.has(Marks::BINDER),
             is_timewait: self.is_timewait,
+            is_unhashed: self.marks.has(Marks::UNHASHED),
         }
     }
 

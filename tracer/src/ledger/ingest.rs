@@ -18,6 +18,15 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// None: the socket is in this state.
+    pub(super) fn at(state: State) -> Self {
+        Self {
+            old: state,
+            new: state,
+            end: None,
+        }
+    }
+
     /// Nothing of the key's past goes on.
     fn is_birth(&self) -> bool {
         use State::{Close, Established, Listen, SynRecv};
@@ -58,6 +67,16 @@ impl Change {
             new => new,
         }
     }
+
+    fn is_end(&self) -> bool {
+        self.new == State::Close && self.old != State::Close
+    }
+
+    /// Leads the entry to where the socket is.
+    fn lead(&self, entry: &mut Entry) {
+        entry.enter(self.state());
+        entry.marks.set(Marks::UNHASHED, self.is_end());
+    }
 }
 
 /// Whether the event can be of the entry's socket. In doubt it is not: an owner must not pass to another
@@ -88,7 +107,7 @@ impl Ledger {
             Some(slot) => self.full_state(slot, event, &change, take),
             None if change.is_of_timewait() => self.unknown_timewait(event, &change, take),
             None => {
-                let slot = self.begin_with(event, change.old, change.state(), take);
+                let slot = self.begin_with(event, &change, take);
                 self.full_state(slot, event, &change, take);
             }
         }
@@ -118,7 +137,7 @@ impl Ledger {
         if change.is_birth() {
             self.forget_past(slot);
         }
-        self.continue_with(slot, event, change.state(), take);
+        self.continue_with(slot, event, change, take);
         Some(slot)
     }
 
@@ -133,28 +152,22 @@ impl Ledger {
         self.sockets.update(slot, Entry::begin_anew);
     }
 
-    /// A new entry for the event's socket, which was in state `old` before.
-    pub(super) fn begin_with(
-        &mut self,
-        event: &Event,
-        old: State,
-        state: State,
-        take: Take<'_>,
-    ) -> Slot {
-        let mut entry = Entry::of_event(event, old);
-        entry.enter(state);
+    /// A new entry for the event's socket.
+    pub(super) fn begin_with(&mut self, event: &Event, change: &Change, take: Take<'_>) -> Slot {
+        let mut entry = Entry::of_event(event, change.old);
+        change.lead(&mut entry);
         entry.touched = self.touch(event.ts);
         let (slot, rival) = self.sockets.insert(entry);
         self.supersede(rival, event.ts, take);
         slot
     }
 
-    fn continue_with(&mut self, slot: Slot, event: &Event, state: State, take: Take<'_>) {
+    fn continue_with(&mut self, slot: Slot, event: &Event, change: &Change, take: Take<'_>) {
         let touched = self.touch(event.ts);
         self.update(slot, event.ts, take, |entry| {
             entry.touched = touched.max(entry.touched);
             entry.adopt(event);
-            entry.enter(state);
+            change.lead(entry);
         });
     }
 
@@ -239,8 +252,11 @@ impl Ledger {
         entry.made = 0;
         let has_come = [change.old, change.new].contains(&State::TimeWait);
         if has_come && entry.state != State::TimeWait {
-            let old = std::mem::replace(&mut entry.state, State::TimeWait);
-            entry.wait_from(event.ts);
+            let old = entry.state;
+            self.update(slot, event.ts, take, |entry| {
+                entry.state = State::TimeWait;
+                entry.wait_from(event.ts);
+            });
             self.tell_transition(slot, event.ts, old, State::TimeWait, take);
         }
         if change.new == State::Close {
@@ -251,7 +267,7 @@ impl Ledger {
     /// It is older than the tracer, and has not been dumped yet.
     fn unknown_timewait(&mut self, event: &Event, change: &Change, take: Take<'_>) {
         if change.new != State::Close {
-            let slot = self.begin_with(event, change.old, change.new, take);
+            let slot = self.begin_with(event, change, take);
             self.sockets.wait(slot);
             if change.new == State::TimeWait {
                 self.sockets[slot].wait_from(event.ts);

@@ -259,9 +259,10 @@ impl Ledger {
     pub fn row(&mut self, row: &Row, take: &mut dyn FnMut(Effect<'_>)) {
         if let Some(mut dump) = self.dump.take() {
             self.sockets.is_past = true;
-            self.compare(row, &mut dump, take);
+            if self.compare(row, &mut dump, take) {
+                self.believe(row);
+            }
             self.sockets.is_past = false;
-            self.believe(row);
             self.dump = Some(dump);
         }
     }

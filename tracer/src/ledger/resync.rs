@@ -53,7 +53,8 @@ impl Ledger {
         }
     }
 
-    pub(super) fn compare(&mut self, row: &Row, dump: &mut Dump, take: Take<'_>) {
+    /// Answers whether there is such a socket.
+    pub(super) fn compare(&mut self, row: &Row, dump: &mut Dump, take: Take<'_>) -> bool {
         let slot = match self.sockets.find(row.sock) {
             Some(slot) if self.sockets[slot].touched == self.epoch => {
                 self.complete(slot, row, dump, take)
@@ -65,6 +66,7 @@ impl Ledger {
         if let Some((slot, holder)) = slot.zip(row.holder.as_ref()) {
             dump.found.owned += u64::from(self.found_at(slot, holder));
         }
+        slot.is_some()
     }
 
     /// An event was newer than the row, which can only add to it. `None`: the row is of a socket that was

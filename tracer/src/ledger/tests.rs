@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::event::{Comm, End, Endpoint, Family, Reason};
 
+mod races;
+
 const NETNS: u32 = 7;
 
 fn task(pid: u32) -> Task {

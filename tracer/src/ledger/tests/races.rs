@@ -1,0 +1,109 @@
+//! What comes late, twice or never in that order on one CPU.
+
+use super::*;
+use crate::event::Mode;
+
+/// A step of a child, whose connection is that of [`Tester::child`].
+fn step(ts: u64, sock: u64, old: State, new: State) -> Event {
+    server(event(ts, sock, state(old, new)))
+}
+
+/// With a pool that the port is of which connections have here.
+fn with_pool() -> Tester {
+    let mut tester = Tester::default();
+    let settings = Settings {
+        range: (4000, 4015),
+        ..Settings::default()
+    };
+    tester.ledger.set_settings(NETNS, &settings);
+    tester
+}
+
+#[test]
+fn an_end_that_is_told_late_leaves_the_next_connection_alone() {
+    let mut tester = Tester::established(1);
+    // The kernel gives the port back before it tells the end: another CPU may be faster.
+    let mut start = event(30, 2, state(State::Close, State::SynSent));
+    start.tuple.local.port = None;
+    tester.put(start);
+    tester.put(event(31, 2, state(State::SynSent, State::Established)));
+    assert_eq!(tester.keys(), [2]);
+    tester.told();
+    tester.put(event(32, 1, state(State::LastAck, State::Close)));
+    assert_eq!(tester.keys(), [2]);
+    assert_eq!(tester.told()[0], "LAST_ACK>CLOSE");
+    // It is still found by its 4-tuple.
+    assert_eq!(told_of_taking(tester)[0], "ESTABLISHED>CLOSE!");
+}
+
+#[test]
+fn of_two_children_of_one_request_the_one_that_is_established_stays() {
+    let mut tester = Tester::default();
+    tester.put(step(1, 1, State::Listen, State::SynRecv));
+    tester.put(step(2, 1, State::SynRecv, State::Established));
+    tester.put(step(3, 2, State::Listen, State::SynRecv));
+    assert_eq!(tester.keys(), [1, 2]);
+    tester.told();
+    tester.put(step(4, 2, State::SynRecv, State::Close));
+    assert_eq!(tester.keys(), [1]);
+    assert_eq!(
+        tester.told(),
+        ["SYN_RECV>CLOSE", "Rst by None held None"],
+        "only the other one ends"
+    );
+}
+
+#[test]
+fn a_row_of_a_socket_that_looks_for_a_port_says_nothing_of_how_it_gets_one() {
+    let mut tester = with_pool();
+    tester.ledger.begin_resync(5);
+    let mut start = event(10, 1, state(State::Close, State::SynSent));
+    start.tuple.local.port = None;
+    tester.put(start);
+    let mut searching = row(1, State::SynSent);
+    searching.tuple.local.port = None;
+    searching.connect_bind = Some(false);
+    tester.row(&held_by(searching, 1));
+    tester.put(event(20, 1, state(State::SynSent, State::Established)));
+    tester.end_resync(30);
+    assert_eq!(tester.ledger.bound_ports(NETNS), 0);
+}
+
+#[test]
+fn a_row_of_a_socket_that_is_gone_binds_no_port() {
+    let mut tester = with_pool();
+    tester.ledger.begin_resync(5);
+    let bound = |kind| Event {
+        held: Some(4000),
+        ..event(10, 1, kind)
+    };
+    tester.put(bound(Kind::Bound));
+    tester.put(bound(Kind::Released));
+    let mut taker = event(20, 2, state(State::Close, State::SynSent));
+    taker.tuple.local.port = None;
+    tester.put(taker);
+    tester.put(event(21, 2, state(State::SynSent, State::Established)));
+    let mut late = row(1, State::Close);
+    (late.held, late.mode) = (Some(4000), Some(Mode::Bind));
+    tester.row(&late);
+    tester.end_resync(30);
+    assert_eq!(tester.keys(), [2]);
+    assert_eq!(tester.ledger.bound_ports(NETNS), 0);
+}
+
+#[test]
+fn a_listener_that_becomes_a_timewait_socket_is_no_listener() {
+    let mut tester = Tester::default();
+    let nobodys = |event: Event| Event {
+        role: None,
+        ..server(event)
+    };
+    let other = nobodys(event(5, 3, state(State::Established, State::CloseWait)));
+    tester.put(other);
+    let listens = timewait(State::Established, State::Listen, 2);
+    tester.put(nobodys(event(10, 1, listens)));
+    let waits = event(20, 2, state(State::FinWait2, State::TimeWait));
+    tester.put(nobodys(waits));
+    tester.put(nobodys(event(30, 2, state(State::TimeWait, State::Close))));
+    tester.ledger.usage(50);
+}
