@@ -10,11 +10,14 @@ use std::{
 
 use serde_json::Value;
 use tracer::{
+    cli::Select,
     clock::Clock,
     diagnosis::{case::Host, surroundings::Surroundings},
     event::{Comm, End, Endpoint, Event, Family, Kind, Owner, Reason, Role, State, Task, Tuple},
+    filter::Filter,
     host::process::Processes,
     pool::Settings,
+    record::Kind as Kinds,
     stream::{Diagnosis, Stream},
 };
 
@@ -162,6 +165,27 @@ impl Scene {
         lines.filter(|line| line["type"] == kind).collect()
     }
 
+    /// Of pressure, as they were told.
+    fn levels(&self) -> Vec<String> {
+        let lines = self.of_type("pressure");
+        let level = |line: &&Value| line["level"].as_str().unwrap().to_owned();
+        lines.iter().map(level).collect()
+    }
+
+    /// What happens to a socket that is only bound.
+    fn bound(&mut self, pid: u32, port: u16, kind: Kind) {
+        let mut event = self.event(pid, port.into(), Some(port), kind);
+        (event.held, event.role, event.owner) = (Some(port), None, Owner::Bind);
+        event.tuple.peer = endpoint("0.0.0.0", None);
+        self.tell(&event);
+    }
+
+    fn usage(&mut self) {
+        self.now += 10_000 * MS;
+        self.stream.usage(self.now);
+        self.gather();
+    }
+
     fn stop(&mut self) -> Value {
         self.stream.stop(self.now, &mut |_| Ok(())).unwrap();
         self.gather();
@@ -256,6 +280,42 @@ fn counted_failures_add_up() {
     assert_eq!(stop["failures"], 53);
 }
 
+/// The output gets lines of this kind only, a flight recorder all.
+fn recorded(coalesces: bool, emit: Kinds) -> Scene {
+    let mut scene = full(coalesces);
+    let select = Select {
+        emit: vec![emit],
+        ..Select::default()
+    };
+    let mut filter = Filter::with(&select, Vec::new());
+    filter.record_all();
+    scene.stream.select(filter);
+    scene.lines.clear();
+    scene
+}
+
+#[test]
+fn counted_failures_are_told_to_whom_the_others_are() {
+    for (emit, wanted) in [(Kinds::ConnectFailed, true), (Kinds::State, false)] {
+        let mut scene = recorded(true, emit);
+        for _ in 0..50 {
+            scene.fail(812);
+        }
+        // The line before is for the others.
+        scene.connect(901, LAST);
+        scene.wait(1500);
+        let stop = scene.stop();
+        let failed = scene.of_type("connect_failed");
+        assert_eq!((failed.len(), &failed[1]["repeats"]), (2, &49.into()));
+        for line in &failed {
+            assert_eq!(line["detail"].is_null(), wanted, "{line}");
+        }
+        assert_eq!(failed[1]["explained_by"], failed[0]["seq"]);
+        let told = if wanted { 50 } else { 0 };
+        assert_eq!(stop["failures"], told, "what its lines say");
+    }
+}
+
 #[test]
 fn pressure_comes_and_goes() {
     let mut scene = scene(false);
@@ -263,12 +323,7 @@ fn pressure_comes_and_goes() {
         scene.connect(812, port);
         scene.wait(500);
     }
-    let levels = |scene: &Scene| -> Vec<String> {
-        let lines = scene.of_type("pressure");
-        let level = |line: &&Value| line["level"].as_str().unwrap().to_owned();
-        lines.iter().map(level).collect()
-    };
-    assert_eq!(levels(&scene), ["warning"]);
+    assert_eq!(scene.levels(), ["warning"]);
     let warning = scene.of_type("pressure")[0].clone();
     assert_eq!(warning["forecast"], "exhausts");
     // Two a second, and four are left.
@@ -278,7 +333,7 @@ fn pressure_comes_and_goes() {
     assert!((1.0..4.0).contains(&left), "{warning}");
     scene.connect(812, FIRST + 14);
     scene.wait(1250);
-    assert_eq!(levels(&scene), ["warning", "critical"]);
+    assert_eq!(scene.levels(), ["warning", "critical"]);
     for port in FIRST..FIRST + 15 {
         let end = End {
             timewait: None,
@@ -289,7 +344,21 @@ fn pressure_comes_and_goes() {
         scene.step(812, port, State::Established, State::Close, Some(end));
     }
     scene.wait(1250);
-    assert_eq!(levels(&scene), ["warning", "critical", "ok"]);
+    assert_eq!(scene.levels(), ["warning", "critical", "ok"]);
+}
+
+#[test]
+fn the_pressure_of_bound_ports_goes_with_the_last_of_them() {
+    let mut scene = scene(false);
+    for kind in [Kind::Bound, Kind::Released] {
+        for port in FIRST..FIRST + 14 {
+            scene.bound(812, port, kind);
+        }
+        // Counted since the last round is nothing the second time.
+        scene.usage();
+        scene.usage();
+    }
+    assert_eq!(scene.levels(), ["warning", "ok"]);
 }
 
 #[test]
@@ -308,10 +377,7 @@ fn a_changed_setting_is_told_and_counts_at_once() {
 #[test]
 fn what_was_bound_before_the_destination_is_taken_from_all() {
     let mut scene = scene(false);
-    let mut bound = scene.event(812, 1, Some(FIRST), Kind::Bound);
-    (bound.held, bound.role, bound.owner) = (Some(FIRST), None, Owner::Bind);
-    bound.tuple.peer = endpoint("0.0.0.0", None);
-    scene.tell(&bound);
+    scene.bound(812, FIRST, Kind::Bound);
     scene.fail(900);
     let failed = scene.of_type("connect_failed")[0].clone();
     assert_eq!(failed["budget"]["bound"], 1);

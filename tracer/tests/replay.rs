@@ -156,6 +156,64 @@ fn lines_alone_tell_states_failures_and_usage_again() {
     }
 }
 
+/// As the flight recorder keeps a run whose output leaves out states: copies come first, and what was left out is numbered
+/// apart.
+fn kept(text: &str) -> Vec<Value> {
+    let mut lines = values_of(text);
+    let (mut details, mut numbered) = (0, 0);
+    for line in &mut lines {
+        let is_detail = line["type"] == "state";
+        let count = if is_detail {
+            line["detail"] = true.into();
+            &mut details
+        } else {
+            &mut numbered
+        };
+        line["seq"] = (*count).into();
+        *count += 1;
+    }
+    let is_copied = |line: &&Value| line["type"] == "start" || line["type"] == "process";
+    let mut all: Vec<Value> = lines.iter().filter(is_copied).cloned().collect();
+    for line in &mut all {
+        line["repeated"] = true.into();
+    }
+    all.extend(lines);
+    all
+}
+
+fn values_of(text: &str) -> Vec<Value> {
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn what_a_flight_recorder_kept_is_replayed_from_its_lines() {
+    let text = String::from_utf8(life(Recording::new(false), false)).unwrap();
+    let (whole, _) = replay(&file("replay-kept-whole.jsonl", &text));
+    let lines = kept(&text);
+    let file_of = |name, lines: &[&Value]| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        file(name, text)
+    };
+    let (again, said) = replay(&file_of(
+        "replay-kept.jsonl",
+        &lines.iter().collect::<Vec<_>>(),
+    ));
+    assert_eq!(again, whole);
+    assert_eq!(said.len(), 1, "{said:?}");
+    // The ring has gone around: of the first lines there are only copies.
+    let is_left = |line: &&Value| line["repeated"] == true || line["seq"].as_u64() > Some(3);
+    let left: Vec<_> = lines.iter().filter(is_left).collect();
+    let (again, said) = replay(&file_of("replay-kept-late.jsonl", &left));
+    assert_eq!(said.len(), 1, "{said:?}");
+    let states = values(&again, "state");
+    let wanted = lines
+        .iter()
+        .filter(|line| line["detail"] == true && is_left(line));
+    assert_eq!(states.len(), wanted.count());
+    assert!(states.iter().all(|state| state["process"].is_object()));
+}
+
 #[test]
 fn sockets_without_a_cookie_are_told_apart_by_their_tuples() {
     let mut run = Recording::new(false);

@@ -19,6 +19,7 @@ use super::Outcome;
 use crate::{
     cli,
     replay::{Pace, Reader, Replay, Troubles},
+    report::text::escape,
     stream::Batch,
 };
 
@@ -67,7 +68,8 @@ fn replay(file: &Path, pace: Pace) -> io::Result<u64> {
         Some("-") => "standard input".into(),
         _ => file.display().to_string(),
     };
-    let say = Box::new(|text: &str| eprintln!("tracer: {text}"));
+    // It may quote what is in the file.
+    let say = Box::new(|text: &str| eprintln!("tracer: {}", escape(text)));
     let mut troubles = Troubles::new(name, say);
     let mut write = |lines: &mut Batch| {
         let mut out = io::stdout().lock();

@@ -1,6 +1,6 @@
 //! Which failures are explained at length, and which refer to such an explanation.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, mem::take, net::IpAddr, time::Duration};
 
 use crate::event::{Endpoint, Event, Kind, Reason};
 
@@ -51,10 +51,18 @@ pub enum Verdict {
 pub struct Gathered {
     /// The last of them.
     pub event: Event,
+    pub audience: Audience,
     pub repeats: u64,
     /// Of this attempt, these included.
     pub so_far: u64,
     pub explained_by: Option<u64>,
+}
+
+/// Whose lines a failure is in. Those for the flight recorder only have numbers of their own, and explain no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    All,
+    Recorder,
 }
 
 #[derive(Default)]
@@ -64,14 +72,27 @@ pub struct Failures {
 }
 
 struct Known {
-    /// When the last one was, and when the last one was that was explained; and the number of that line.
+    /// When the last one was.
     last: u64,
+    so_far: u64,
+    /// For each [`Audience`].
+    told: [Told; 2],
+}
+
+#[derive(Default)]
+struct Told {
+    /// When the last one was that was explained, and the number of that line.
     explained: u64,
     line: Option<u64>,
-    so_far: u64,
     /// Not told yet.
     gathered: u64,
     latest: Option<Event>,
+}
+
+impl Known {
+    fn is_pending(&self) -> bool {
+        self.told.iter().any(|told| told.gathered > 0)
+    }
 }
 
 impl Attempt {
@@ -108,14 +129,15 @@ impl Failures {
     }
 
     /// One more, and how many that makes.
-    pub fn judge(&mut self, attempt: Attempt, event: &Event) -> (Verdict, u64) {
+    pub fn judge(&mut self, attempt: Attempt, event: &Event, audience: Audience) -> (Verdict, u64) {
         let coalesces = self.coalesces;
         let known = self.known(attempt, event.ts);
-        let verdict = match known.line {
-            Some(line) if event.ts.saturating_sub(known.explained) < EVERY => {
+        let told = &mut known.told[audience as usize];
+        let verdict = match told.line {
+            Some(line) if event.ts.saturating_sub(told.explained) < EVERY => {
                 if coalesces {
-                    known.gathered += 1;
-                    known.latest = Some(event.clone());
+                    told.gathered += 1;
+                    told.latest = Some(event.clone());
                     Verdict::Count
                 } else {
                     Verdict::Refer(line)
@@ -131,16 +153,13 @@ impl Failures {
         if self.known.len() >= MOST && !self.known.contains_key(&attempt) {
             self.forget_before(now.saturating_sub(MEMORY / 60));
             if self.known.len() >= MOST {
-                self.known.retain(|_, known| known.gathered > 0);
+                self.known.retain(|_, known| known.is_pending());
             }
         }
         let known = self.known.entry(attempt).or_insert(Known {
             last: now,
-            explained: 0,
-            line: None,
             so_far: 0,
-            gathered: 0,
-            latest: None,
+            told: <[Told; 2]>::default(),
         });
         known.last = now;
         known.so_far += 1;
@@ -148,35 +167,44 @@ impl Failures {
     }
 
     /// How many failures of the attempt have been counted and not told: whoever asks tells them.
-    pub fn take_gathered(&mut self, attempt: &Attempt) -> u64 {
-        let known = self.known.get_mut(attempt);
-        known.map_or(0, |known| {
-            known.latest = None;
-            std::mem::take(&mut known.gathered)
+    pub fn take_gathered(&mut self, attempt: &Attempt, audience: Audience) -> u64 {
+        self.told(attempt, audience).map_or(0, |told| {
+            told.latest = None;
+            take(&mut told.gathered)
         })
     }
 
     /// The line with this number explains the attempt, which failed at `ts`.
-    pub fn explained(&mut self, attempt: &Attempt, ts: u64, line: u64) {
-        if let Some(known) = self.known.get_mut(attempt) {
-            known.explained = ts;
-            known.line = Some(line);
+    pub fn explained(&mut self, attempt: &Attempt, audience: Audience, ts: u64, line: u64) {
+        if let Some(told) = self.told(attempt, audience) {
+            told.explained = ts;
+            told.line = Some(line);
         }
+    }
+
+    fn told(&mut self, attempt: &Attempt, audience: Audience) -> Option<&mut Told> {
+        let known = self.known.get_mut(attempt)?;
+        Some(&mut known.told[audience as usize])
     }
 
     /// Failures that were only counted, the last of them before `before`, in the order of time.
     pub fn gathered(&mut self, before: u64) -> Vec<Gathered> {
-        let pending = self.known.values_mut();
-        let pending = pending.filter(|known| known.gathered > 0 && known.explained < before);
-        let gathered = pending.filter_map(|known| {
-            Some(Gathered {
-                event: known.latest.take()?,
-                repeats: std::mem::take(&mut known.gathered),
-                so_far: known.so_far,
-                explained_by: known.line,
-            })
-        });
-        let mut gathered: Vec<_> = gathered.collect();
+        let mut gathered = Vec::new();
+        for known in self.known.values_mut() {
+            for audience in [Audience::All, Audience::Recorder] {
+                let told = &mut known.told[audience as usize];
+                if told.explained >= before {
+                    continue;
+                }
+                gathered.extend(told.latest.take().map(|event| Gathered {
+                    event,
+                    audience,
+                    repeats: take(&mut told.gathered),
+                    so_far: known.so_far,
+                    explained_by: told.line,
+                }));
+            }
+        }
         gathered.sort_unstable_by_key(|gathered| (gathered.event.ts, gathered.event.sock));
         gathered
     }
@@ -188,7 +216,7 @@ impl Failures {
 
     fn forget_before(&mut self, ts: u64) {
         self.known
-            .retain(|_, known| known.last >= ts || known.gathered > 0);
+            .retain(|_, known| known.last >= ts || known.is_pending());
     }
 }
 

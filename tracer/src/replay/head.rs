@@ -18,6 +18,12 @@ pub(super) struct Head<'a> {
     #[serde(borrow)]
     pub(super) host: Cow<'a, str>,
     pub(super) seq: Option<u64>,
+    /// It was for the flight recorder only; `seq` counts such lines by themselves.
+    #[serde(default)]
+    pub(super) detail: bool,
+    /// The flight recorder's copy of a line that came before.
+    #[serde(default)]
+    pub(super) repeated: bool,
     /// In place of `seq`, of an `input` line.
     pub(super) n: Option<u64>,
 }

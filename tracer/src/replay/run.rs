@@ -19,8 +19,14 @@ pub struct Replay<'a> {
     write: Write<'a>,
     run: Run,
     host: String,
-    /// The number of the line that comes next, of those that have one.
-    seq: u64,
+    /// When the run began.
+    began: u64,
+    /// The number of the line that comes next, of those that have one; `None`: whatever it is.
+    seq: Option<u64>,
+    /// The same of those that were for the flight recorder only.
+    details: Option<u64>,
+    /// Lines of the run that come as copies, before its own.
+    copies: Vec<Vec<u8>>,
 }
 
 enum Run {
@@ -42,7 +48,10 @@ impl<'a> Replay<'a> {
             write,
             run: Run::None,
             host: String::new(),
-            seq: 0,
+            began: 0,
+            seq: None,
+            details: None,
+            copies: Vec::new(),
         }
     }
 
@@ -81,7 +90,12 @@ impl<'a> Replay<'a> {
             }
         };
         if head.r#type == "start" {
-            return self.start(head, ts, line, troubles);
+            // The run that it is a copy of is going on.
+            let goes_on = head.repeated && self.began == ts && !matches!(self.run, Run::None);
+            return match goes_on {
+                true => Ok(()),
+                false => self.start(head, ts, line, troubles),
+            };
         }
         if matches!(self.run, Run::None) {
             self.host = head.host.clone().into_owned();
@@ -90,6 +104,12 @@ impl<'a> Replay<'a> {
                 "a line of host {}, in the run of {}: replay one host at a time",
                 head.host, self.host
             ));
+            return Ok(());
+        }
+        if head.repeated {
+            if self.has_only_copies() {
+                self.copies.push(line.to_vec());
+            }
             return Ok(());
         }
         match head.r#type == "input" {
@@ -112,11 +132,23 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
         };
-        self.end(troubles)?;
+        if !self.has_only_copies() {
+            self.end(troubles)?;
+        }
         self.host = head.host.clone().into_owned();
-        self.seq = head.seq.map_or(0, |seq| seq + 1);
+        self.began = ts;
+        (self.seq, self.details) = (None, None);
+        if !head.repeated {
+            self.seq = Some(head.seq.map_or(0, |seq| seq + 1));
+        }
+        self.copies.clear();
         self.run = Run::Begun { first, ts };
         Ok(())
+    }
+
+    /// The run's own lines are still to come.
+    fn has_only_copies(&self) -> bool {
+        matches!(self.run, Run::Begun { .. }) && self.seq.is_none()
     }
 
     fn input(
@@ -168,7 +200,7 @@ impl<'a> Replay<'a> {
         line: &[u8],
         troubles: &mut Troubles,
     ) -> io::Result<()> {
-        if let Some(why) = self.out_of_order(head.seq, troubles) {
+        if let Some(why) = self.out_of_order(head, troubles) {
             troubles.skip(why);
             return Ok(());
         }
@@ -185,23 +217,22 @@ impl<'a> Replay<'a> {
     }
 
     /// Says what is missing before the line; or why it can't be used.
-    fn out_of_order(&mut self, seq: Option<u64>, troubles: &mut Troubles) -> Option<String> {
-        let Some(seq) = seq else {
+    fn out_of_order(&mut self, head: &Head, troubles: &mut Troubles) -> Option<String> {
+        let Some(seq) = head.seq else {
             return Some("it has no `seq`".into());
         };
-        if matches!(self.run, Run::None) {
-            self.seq = seq;
-        }
-        if seq < self.seq {
+        let counter = match head.detail {
+            true => &mut self.details,
+            false => &mut self.seq,
+        };
+        let next = counter.unwrap_or(seq);
+        if seq < next {
             return Some(format!("line {seq} of its run comes twice, or too late"));
         }
-        if seq > self.seq {
-            troubles.hole(format!(
-                "{} lines are missing before this one",
-                seq - self.seq
-            ));
+        if seq > next {
+            troubles.hole(format!("{} lines are missing before this one", seq - next));
         }
-        self.seq = seq + 1;
+        *counter = Some(seq.saturating_add(1));
         None
     }
 
@@ -215,7 +246,12 @@ impl<'a> Replay<'a> {
 
     fn tell(&mut self, troubles: &mut Troubles) {
         if let Run::Begun { first, ts } = &self.run {
-            let told = Told::new(&self.host, *ts, Some(first), troubles);
+            let mut told = Told::new(&self.host, *ts, Some(first), troubles);
+            for line in self.copies.drain(..) {
+                if let Err(why) = told.copy(&line) {
+                    troubles.hole(why);
+                }
+            }
             self.run = Run::Told(Box::new(told));
         }
     }

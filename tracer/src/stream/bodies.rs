@@ -75,7 +75,11 @@ impl Lines {
         let caller = self.know(event.task.as_ref());
         let process = caller.as_ref().map(|caller| caller.process());
         let ts = self.clock.monotonic(event.ts);
-        let count = told.repeats.unwrap_or(1);
+        // What `stop` says of failures is about the lines that `stop` counts.
+        let count = match self.is_detail() {
+            true => 0,
+            false => told.repeats.unwrap_or(1),
+        };
         let socket_range = event.socket_range.map(<[u16; 2]>::from);
         match event.kind {
             Kind::ConnectFailed { errno, reason } => {

@@ -7,7 +7,7 @@ use crate::{
     diagnosis::{
         advice::advice,
         case::{Case, Trouble},
-        failures::{Attempt, Call, GATHERING, Gathered, Verdict},
+        failures::{Attempt, Audience, Call, GATHERING, Gathered, Verdict},
     },
     event::{Event, Kind, Reason},
     filter::Subject,
@@ -38,7 +38,8 @@ impl Stream {
             self.failures.count(attempt, event.ts);
             return;
         }
-        let (verdict, so_far) = self.failures.judge(attempt, event);
+        let audience = self.lines.audience();
+        let (verdict, so_far) = self.failures.judge(attempt, event, audience);
         match verdict {
             Verdict::Explain => self.explain(event, &attempt, so_far),
             Verdict::Refer(line) => {
@@ -54,7 +55,8 @@ impl Stream {
     }
 
     fn explain(&mut self, event: &Event, attempt: &Attempt, so_far: u64) {
-        let repeats = match self.failures.take_gathered(attempt) {
+        let audience = self.lines.audience();
+        let repeats = match self.failures.take_gathered(attempt, audience) {
             0 => None,
             gathered => Some(gathered + 1),
         };
@@ -72,7 +74,7 @@ impl Stream {
             }
             _ => self.lines.failure(event, told),
         };
-        self.failures.explained(attempt, event.ts, line);
+        self.failures.explained(attempt, audience, event.ts, line);
     }
 
     /// Writes the line with all that explains it, and returns its number.
@@ -147,7 +149,16 @@ impl Stream {
 }
 
 impl Lines {
+    /// Whom the lines are for that are written now.
+    fn audience(&self) -> Audience {
+        match self.is_detail() {
+            true => Audience::Recorder,
+            false => Audience::All,
+        }
+    }
+
     fn gathered(&mut self, gathered: Gathered) {
+        self.set_detail(gathered.audience == Audience::Recorder);
         let told = Told {
             failures_so_far: gathered.so_far,
             repeats: Some(gathered.repeats),

@@ -95,6 +95,10 @@ impl Lines {
         self.detail = detail;
     }
 
+    pub(super) fn is_detail(&self) -> bool {
+        self.detail
+    }
+
     /// Whether a line of that kind about that is to be written. Whoever writes one asks before, and spares the work.
     pub(super) fn wants<'a>(&mut self, kind: Kind, subject: impl FnOnce() -> Subject<'a>) -> bool {
         let wanted = self.filter.wants(kind, subject);

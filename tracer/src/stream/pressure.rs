@@ -57,19 +57,20 @@ impl Stream {
 
     /// Looks again at the settings of some of the network namespaces that have sockets, and forgets those without.
     pub(super) fn refresh(&mut self, namespaces: &BTreeSet<u32>, now: u64) {
-        let gone = self
-            .known
-            .extract_if(|netns, _| !namespaces.contains(netns));
-        for (netns, _) in gone {
-            self.ledger.forget_settings(netns);
-        }
         let after = namespaces.range(self.refreshed.saturating_add(1)..);
         for netns in after.chain(namespaces).take(REFRESHED) {
             self.known.entry(*netns).or_default();
             self.settings(*netns, None, now, RECENT);
             self.refreshed = *netns;
         }
+        // Those without sockets, too, which may have had many.
         self.look_at_pools(now);
+        let gone = self
+            .known
+            .extract_if(|netns, _| !namespaces.contains(netns));
+        for (netns, _) in gone {
+            self.ledger.forget_settings(netns);
+        }
     }
 
     /// The ports that are closed to every destination, in each network namespace.
@@ -100,6 +101,7 @@ impl Stream {
         if !self.lines.wants(record::Kind::Pressure, subject) {
             return;
         }
+        self.follow_steps();
         let explained = self.ledger.explain(query);
         let rates = way.and_then(|way| self.pressure.rates(way));
         let outlook = way.map(|way| {

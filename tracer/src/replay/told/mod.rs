@@ -183,6 +183,11 @@ impl Told {
         Ok(Ok(()))
     }
 
+    /// The copy of a line that introduces a process.
+    pub(super) fn copy(&mut self, line: &[u8]) -> Result<(), String> {
+        self.process(parse(line)?)
+    }
+
     /// Nothing follows.
     pub(super) fn end(&mut self) {
         self.end_round();

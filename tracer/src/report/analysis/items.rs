@@ -154,7 +154,9 @@ impl Analysis {
         } else {
             &mut run.failures
         };
-        *total = total.saturating_add(failed.repeats);
+        if scene.is_numbered {
+            *total = total.saturating_add(failed.repeats);
+        }
         if scene.bin.is_none() {
             return;
         }

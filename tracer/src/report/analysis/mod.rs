@@ -78,6 +78,8 @@ struct Scene {
     ts: i64,
     /// Counts: the time is in the bounds.
     bin: Option<i64>,
+    /// `stop` counts it.
+    is_numbered: bool,
 }
 
 impl Analysis {
@@ -297,6 +299,7 @@ impl Analysis {
             run,
             ts,
             bin: counts.then(|| self.axis.bin(ts)),
+            is_numbered: item.seq.is_some(),
         };
         let begins = counts && !std::mem::replace(&mut self.runs.all[run].counts, counts);
         if let (true, Some(bin)) = (begins && !is_new, scene.bin) {

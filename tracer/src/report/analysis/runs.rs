@@ -24,6 +24,8 @@ pub(super) struct Run {
     pub tracer: Option<String>,
     pub kernel: Option<String>,
     pub lines: u64,
+    /// Those that `stop` counts: not the flight recorder's own lines, and its copies.
+    numbered: u64,
     pub stopped: bool,
     next: Option<u64>,
     /// Lines that are missing, less those that came late.
@@ -32,7 +34,7 @@ pub(super) struct Run {
     late: u64,
     first_late: Option<At>,
     first_seq: Option<u64>,
-    /// As lines told them, each for its `repeats`.
+    /// As numbered lines told them, each for its `repeats`.
     pub failures: u64,
     pub bind_failures: u64,
     told: Option<(u64, u64, u64)>,
@@ -63,7 +65,7 @@ impl Runs {
     ) -> (usize, bool) {
         let current = self.current.get(&host).copied();
         let full = self.all.len() >= RUNS;
-        let current = current.filter(|run| full || !starts && !self.all[*run].is_over(seq));
+        let current = current.filter(|run| full || !self.all[*run].is_over(seq, starts));
         let number = current.unwrap_or_else(|| self.begin(host, ts, seq));
         let run = &mut self.all[number];
         run.lines += 1;
@@ -74,6 +76,8 @@ impl Runs {
             });
         }
         if let Some(seq) = seq {
+            run.numbered += 1;
+            run.first_seq.get_or_insert(seq);
             run.count(seq, at);
         }
         run.from = run.from.min(ts);
@@ -87,7 +91,6 @@ impl Runs {
             from: ts,
             to: ts,
             next: seq,
-            first_seq: seq,
             ..Run::default()
         });
         self.current.insert(host, self.all.len() - 1);
@@ -117,11 +120,12 @@ impl Runs {
 }
 
 impl Run {
-    fn is_over(&self, seq: Option<u64>) -> bool {
+    /// Whether a line is of another run. Copies come before the start line that they are of.
+    fn is_over(&self, seq: Option<u64>, starts: bool) -> bool {
         let Some((seq, next)) = seq.zip(self.next) else {
-            return false;
+            return starts && self.next.is_some();
         };
-        seq.saturating_add(RESTART) < next || (seq == 0 && next > 0)
+        starts || seq.saturating_add(RESTART) < next || (seq == 0 && next > 0)
     }
 
     fn count(&mut self, seq: u64, at: impl Fn() -> At) {
@@ -186,9 +190,11 @@ impl Run {
         let Some((lines, failures, bind_failures)) = self.told else {
             return;
         };
-        let known = self.missing > 0 || self.tracer.is_none() || cut_before;
+        // A copy of the start line may be there although the first lines are not.
+        let is_cut = self.tracer.is_none() || self.first_seq > Some(0);
+        let known = self.missing > 0 || is_cut || cut_before;
         let pairs = [
-            ("lines", lines, self.lines, known),
+            ("lines", lines, self.numbered, known),
             ("failed connects", failures, self.failures, known),
             ("failed binds", bind_failures, self.bind_failures, known),
         ];
