@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Write as _, net::IpAddr, time:
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::Outcome;
+use super::{Outcome, print};
 use crate::{
     cli, clock,
     config::To,
@@ -23,7 +23,6 @@ use crate::{
     ledger::{Explained, Holder, Ledger, Query, Way},
     pool::Settings,
     record::{self, Budget, WholeProcess},
-    sink::{Sink, Stdout},
 };
 
 /// Destinations that a page shows.
@@ -75,7 +74,7 @@ pub fn run(args: &cli::Budget) -> Result<Outcome> {
             namespace.as_ref(),
         )?,
     };
-    Stdout.write(page.as_bytes())?;
+    print(page.as_bytes())?;
     Ok(Outcome::Done)
 }
 

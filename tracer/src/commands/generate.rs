@@ -3,12 +3,8 @@
 use anyhow::Result;
 use clap_complete::{Shell, generate};
 
-use super::Outcome;
-use crate::{
-    cli::Page,
-    options,
-    sink::{Sink, Stdout},
-};
+use super::{Outcome, print};
+use crate::{cli::Page, options};
 
 pub fn run(page: Page) -> Result<Outcome> {
     let mut text = Vec::new();
@@ -22,6 +18,6 @@ pub fn run(page: Page) -> Result<Outcome> {
         Some(shell) => generate(shell, &mut options::command(), "tracer", &mut text),
         None => clap_mangen::Man::new(options::command()).render(&mut text)?,
     }
-    Stdout.write(&text)?;
+    print(&text)?;
     Ok(Outcome::Done)
 }

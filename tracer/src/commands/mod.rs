@@ -15,9 +15,14 @@ pub mod trace;
 #[cfg(target_os = "linux")]
 mod upkeep;
 
-use anyhow::Result;
+use std::io;
 
-use crate::cli::{Cli, Command};
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cli::{Cli, Command},
+    sink::{Sink as _, Stdout},
+};
 
 /// How a command ended, other than by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,4 +51,17 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Schema) => schema::run(),
         Some(Command::Generate { page }) => generate::run(page),
     }
+}
+
+/// Writes all of it to standard output. That nobody reads any more is a normal end.
+fn print(mut text: &[u8]) -> Result<()> {
+    while !text.is_empty() {
+        match Stdout.write(text) {
+            Ok(count) => text = &text[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error).context("standard output can't be written"),
+        }
+    }
+    Ok(())
 }

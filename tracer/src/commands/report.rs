@@ -95,7 +95,5 @@ fn print(args: &cli::Report, made: &Made) -> Result<()> {
     };
     page.truncate(page.trim_end().len());
     page.push('\n');
-    use std::io::Write;
-    std::io::stdout().lock().write_all(page.as_bytes())?;
-    Ok(())
+    super::print(page.as_bytes())
 }

@@ -2,15 +2,12 @@
 
 use anyhow::Result;
 
-use super::Outcome;
-use crate::{
-    record,
-    sink::{Sink, Stdout},
-};
+use super::{Outcome, print};
+use crate::record;
 
 pub fn run() -> Result<Outcome> {
     let mut text = serde_json::to_vec_pretty(&record::schema())?;
     text.push(b'\n');
-    Stdout.write(&text)?;
+    print(&text)?;
     Ok(Outcome::Done)
 }

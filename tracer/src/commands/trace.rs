@@ -143,11 +143,9 @@ async fn trace(
         output,
         upkeep,
     };
-    match tracer.run(signals, config.interval).await {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        Err(error) => Err(error).context("the ring buffer can't be read"),
-        Ok(()) => Ok(tracer.outcome(config.output.grace)),
-    }
+    let ended = tracer.run(signals, config.interval).await;
+    ended.context("the ring buffer can't be read")?;
+    Ok(tracer.outcome(config.output.grace))
 }
 
 /// Which hooks are in use, and why not better ones.
@@ -249,16 +247,21 @@ enum Wake {
 
 impl Tracer {
     async fn run(&mut self, signals: Signals, every: Duration) -> io::Result<()> {
-        self.flush()?;
-        notify::ready();
-        self.resync.start(&mut self.stream);
-        self.stream(signals, every).await?;
+        match self.stream(signals, every).await {
+            // Nobody reads any more, which is a normal end.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            ended => ended?,
+        }
         notify::stopping();
+        self.output.conclude();
         self.finish()
     }
 
     /// Until a signal.
     async fn stream(&mut self, mut signals: Signals, every: Duration) -> io::Result<()> {
+        self.flush()?;
+        notify::ready();
+        self.resync.start(&mut self.stream);
         let mut tick = regular(TICK);
         let mut watch = regular(WATCH);
         let mut usage = regular(every);

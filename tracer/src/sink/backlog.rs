@@ -107,6 +107,12 @@ impl Backlog {
         if length < self.chunk / WHOLE || length > self.chunk * WHOLE {
             return self.push(lines);
         }
+        if lines.size() > 2 * WHOLE * self.chunk {
+            // A longer one has been in it: its memory would count for these few.
+            let introduced = self.push(lines);
+            *lines = Batch::with_capacity(length);
+            return introduced;
+        }
         let mut ranks = <[u32; RANKS]>::default();
         for line in lines.lines() {
             ranks[rank(line.kind)] += 1;

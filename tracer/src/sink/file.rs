@@ -123,8 +123,11 @@ impl Sink for File {
         self.rotate_if_due(lines);
         let room = self.room(lines);
         let taken = self.open.append(&lines[..room])?;
-        if self.rotation.fsync == Fsync::Always {
-            self.open.sync()?;
+        // They are in the file: an error would have them written once more. The next tick tries again, and tells.
+        if self.rotation.fsync == Fsync::Always
+            && let Err(error) = self.open.sync()
+        {
+            log::debug!("{} can't be synced: {error}", self.path.display());
         }
         Ok(taken)
     }

@@ -35,6 +35,8 @@ pub struct Output {
     buffer: usize,
     /// Lines that introduce processes were dropped.
     forgot: bool,
+    /// The run ends, whoever reads.
+    ends: bool,
 }
 
 /// How an output ended.
@@ -72,6 +74,7 @@ impl Output {
             grace: settings.grace,
             buffer: settings.buffer,
             forgot: false,
+            ends: false,
         })
     }
 
@@ -108,10 +111,16 @@ impl Output {
 
     /// Whether anybody still reads, as [`send`](Self::send) answers.
     pub fn check(&self) -> io::Result<()> {
-        match self.writers.iter().all(Writer::is_closed) {
+        match !self.ends && self.writers.iter().all(Writer::is_closed) {
             true => Err(io::ErrorKind::BrokenPipe.into()),
             false => Ok(()),
         }
+    }
+
+    /// From now on it does not matter whether anybody reads: the run ends anyhow, and the flight recorder is to have all
+    /// of it.
+    pub fn conclude(&mut self) {
+        self.ends = true;
     }
 
     /// Memory of the lines that wait, and how much it may be, bytes.

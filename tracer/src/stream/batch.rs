@@ -31,6 +31,10 @@ pub struct Batch {
 /// Offsets fit the marks: nobody gathers so much.
 const LONGEST: usize = 1 << 31;
 
+/// Memory for more bytes is given back: a comparison with the kernel may end a hundred thousand sockets at once, and what
+/// a ring full of events makes is less.
+const KEPT: usize = 8 << 20;
+
 impl Batch {
     pub fn with_capacity(bytes: usize) -> Self {
         Self {
@@ -58,6 +62,9 @@ impl Batch {
     }
 
     pub fn clear(&mut self) {
+        if self.bytes.capacity() > KEPT {
+            *self = Self::default();
+        }
         self.bytes.clear();
         self.marks.clear();
     }
@@ -154,6 +161,16 @@ mod tests {
         let lines: Vec<_> = batch.lines().collect();
         let left = [line(Kind::Start, b"start\n"), line(Kind::Usage, b"usage\n")];
         assert_eq!(lines, left);
+    }
+
+    #[test]
+    fn a_long_batch_does_not_keep_its_memory() {
+        let mut batch = Batch::with_capacity(KEPT);
+        batch.clear();
+        assert!(batch.size() >= KEPT);
+        batch.push(line(Kind::State, &[b'x'; KEPT + 1]));
+        batch.clear();
+        assert_eq!((batch.len(), batch.size()), (0, 0));
     }
 
     #[test]

@@ -138,6 +138,11 @@ impl Run {
 
     pub(crate) fn stop(&mut self, signal: Signal) -> Result<ExitStatus> {
         self.signal(signal)?;
+        self.end()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {

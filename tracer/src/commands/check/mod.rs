@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 
-use super::{Outcome, trace};
+use super::{Outcome, print, trace};
 use crate::{
     cli,
     kernel::{
@@ -15,7 +15,6 @@ use crate::{
     },
     options,
     record::{self, Coverage},
-    sink::{Sink, Stdout},
 };
 
 mod ports;
@@ -69,14 +68,14 @@ pub fn run(args: &cli::Check) -> Result<Outcome> {
     };
     page.truncate(page.trim_end().len());
     page.push('\n');
-    Stdout.write(page.as_bytes())?;
+    print(page.as_bytes())?;
     Ok(Outcome::Done)
 }
 
 fn configuration(file: &Path) -> Result<Outcome> {
     let count = options::check(file).map_err(|wrong| anyhow!(wrong.join("\n")))?;
     let text = format!("{}: {count} options, nothing wrong\n", file.display());
-    Stdout.write(text.as_bytes())?;
+    print(text.as_bytes())?;
     Ok(Outcome::Done)
 }
 

@@ -166,3 +166,20 @@ proptest! {
         prop_assert!(written.is_sorted());
     }
 }
+
+#[test]
+fn the_room_that_a_batch_had_for_more_lines_does_not_count() {
+    let mut backlog = Backlog::new(LIMIT, false);
+    let mut batch = Batch::with_capacity(2 * LIMIT);
+    batch.push(Line {
+        kind: Kind::Process,
+        detail: false,
+        bytes: &[b'x'; LIMIT / PIECES],
+    });
+    assert!(
+        !backlog.give(&mut batch),
+        "a process must be introduced anew"
+    );
+    assert_eq!((backlog.lines(), backlog.take_dropped().total()), (1, 0));
+    assert!(backlog.size() < LIMIT / 2 && batch.size() < LIMIT / 2);
+}

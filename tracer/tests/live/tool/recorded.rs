@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
+    io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
     thread,
@@ -28,6 +29,7 @@ use crate::{
 
 pub(super) const ALL: &[Test] = &[
     test("flight_recorder", flight_recorder),
+    test("recorder_without_reader", recorder_without_reader),
     test("recorder_disk_full", recorder_disk_full),
     test("killed_under_load", killed_under_load),
 ];
@@ -116,6 +118,36 @@ fn flight_recorder() -> Result<()> {
         repeated.filter(|line| line["type"] == "start").count() == 1,
         "no start line"
     );
+    Ok(())
+}
+
+/// Whoever reads standard output goes away: the run ends, and all of it has been recorded.
+fn recorder_without_reader() -> Result<()> {
+    let dir = Dir::new()?;
+    let recorder = dir.join("recorder");
+    let args = [
+        "--flight-recorder",
+        recorder.to_str().context("not UTF-8")?,
+        "--keep",
+        "10m,8MiB",
+    ];
+    let (reader, writer) = io::pipe()?;
+    let mut run = Run::start_into(&dir, &args, writer.into())?;
+    let mut reader = BufReader::new(reader);
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    Load::new()?.run(100)?;
+    drop(reader);
+    let status = run.end()?;
+    ensure!(status.success(), "{status}: {}", run.stderr()?);
+    let mut recorded = Vec::new();
+    for ring in dir.files_of(&recorder, "ring-")? {
+        recorded.extend(lines(&ring)?);
+    }
+    let last = recorded.last().context("nothing is recorded")?;
+    ensure!(last["type"] == "stop", "the last line is {last}");
+    let own = recorded.iter().filter(is_own).count();
+    ensure!(last["lines"] == own, "{own} lines are recorded: {last}");
     Ok(())
 }
 
