@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, on this machine and in the VMs.
 
-use std::time::Instant;
+use std::{thread, time::Instant};
 
 use anyhow::{Error, Result};
 
@@ -33,7 +33,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         prometheus::provide()?;
     }
     let mut reports = Vec::new();
-    if let Err(error) = cargo::pure_tests() {
+    let pure = thread::scope(|scope| {
+        // Optimizing it as a whole is work for one CPU. If it fails, the live tests say so.
+        scope.spawn(cargo::tracer);
+        cargo::pure_tests()
+    });
+    if let Err(error) = pure {
         reports.push(problem("pure tests", &error));
     }
     match live::build() {
