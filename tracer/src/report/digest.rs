@@ -33,6 +33,8 @@ pub struct Item {
     /// Nanoseconds since 1970.
     pub ts: i64,
     pub seq: Option<u64>,
+    /// A copy of a line of that time, for what it introduces.
+    pub repeated: bool,
     pub host: u32,
     pub what: What,
 }
@@ -103,6 +105,8 @@ pub enum What {
         failures: u64,
         bind_failures: u64,
     },
+    /// Of a snapshot, which a `ledger` line ends.
+    Socket,
     /// It only counts.
     Other,
 }
@@ -130,6 +134,8 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Holder {
     pub process: u32,
+    /// It is the row of several processes.
+    pub others: bool,
     pub states: Vec<(State, u32)>,
     pub bound: u32,
 }
@@ -183,8 +189,6 @@ pub struct Start {
     pub tracer: Box<str>,
     pub kernel: Box<str>,
     pub netns: Vec<Settings>,
-    /// A copy of the line of a run that goes on.
-    pub repeated: bool,
 }
 
 /// Why a line can't be used.
@@ -269,7 +273,8 @@ impl<'a> Digester<'a> {
             b"loss" => self.take(number, line, Self::loss),
             b"stop" => self.take(number, line, Self::stop),
             b"shed" => self.take(number, line, Self::shed),
-            b"socket" | b"stats" | b"recording" => self.take(number, line, Self::other),
+            b"socket" => self.take(number, line, Self::socket),
+            b"stats" | b"recording" => self.take(number, line, Self::other),
             // What the other lines were made of: for replays.
             b"input" => Ok(()),
             unknown => {
@@ -296,6 +301,7 @@ impl<'a> Digester<'a> {
             line: number,
             ts: time(&stamp.ts)?,
             seq: stamp.seq,
+            repeated: stamp.repeated,
             host,
             what,
         });
@@ -414,7 +420,6 @@ impl<'a> Digester<'a> {
             tracer: own(line.tracer),
             kernel: own(line.kernel),
             netns: line.netns,
-            repeated: line.repeated,
         })))
     }
 
@@ -449,6 +454,10 @@ impl<'a> Digester<'a> {
         })
     }
 
+    fn socket(_: &mut Self, _: u32, _: line::Any<'a>) -> Read<What> {
+        Ok(What::Socket)
+    }
+
     fn other(_: &mut Self, _: u32, _: line::Any<'a>) -> Read<What> {
         Ok(What::Other)
     }
@@ -457,6 +466,7 @@ impl<'a> Digester<'a> {
         let rows = holders.into_iter().map(|holder| Holder {
             states: states(&holder.states),
             bound: holder.bound,
+            others: holder.others.is_some(),
             process: self.process(host, holder.process),
         });
         rows.collect()

@@ -40,6 +40,8 @@ pub struct Stamp<'a> {
     pub ts: Text<'a>,
     /// The line's number among those of its run; `None`: it is not one of them.
     pub seq: Option<u64>,
+    /// It is a copy, with the time of the line that it is one of.
+    pub repeated: bool,
     pub host: Text<'a>,
 }
 
@@ -74,6 +76,7 @@ macro_rules! line {
                 Stamp {
                     ts: mem::take(&mut self.ts),
                     seq: self.seq.filter(|_| !self.detail && !self.repeated),
+                    repeated: self.repeated,
                     host: mem::take(&mut self.host),
                 }
             }
@@ -295,6 +298,9 @@ pub struct Budget {
 pub struct Holder<'a> {
     #[serde(borrow)]
     pub process: Option<Process<'a>>,
+    /// It is the row of so many processes.
+    #[serde(default)]
+    pub others: Option<u32>,
     #[serde(borrow, default)]
     pub states: BTreeMap<Text<'a>, u32>,
     #[serde(default)]

@@ -103,8 +103,8 @@ impl Analysis {
 
     fn causes_in(&self, id: usize, pool: &Pool, all: &mut Vec<Moment>) {
         let host = &self.names.hosts[pool.host].name;
-        let limit = last(&pool.limit.values(&self.axis)).unwrap_or(i32::MAX);
         let end = self.first_failure(&pool.failed.values(&self.axis));
+        let limit = known_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
         let until = self.axis.begin(self.axis.first() + end as i64 + 1);
         for stack in &pool.stacks {
             all.extend(self.new_process(stack, limit, until, host));
@@ -120,7 +120,7 @@ impl Analysis {
             let limit = to
                 .limit
                 .as_ref()
-                .and_then(|own| last(&own.values(&self.axis)))
+                .and_then(|own| known_at(&own.values(&self.axis), end))
                 .unwrap_or(limit);
             all.extend(self.rate_rose(pool, to, end, host));
             all.extend(self.closes_first(to, end, host));
@@ -134,6 +134,12 @@ impl Analysis {
     fn first_failure(&self, failed: &[u64]) -> usize {
         let first = failed.iter().position(|count| *count > 0);
         first.unwrap_or_else(|| failed.len().saturating_sub(1))
+    }
+
+    /// The place of a time's bin.
+    pub(super) fn place(&self, ts: i64) -> usize {
+        let mut axis = self.axis;
+        usize::try_from(axis.bin(ts) - self.axis.first()).unwrap_or(0)
     }
 
     fn begin(&self, bin: usize) -> i64 {
@@ -363,9 +369,12 @@ fn half_way(values: &[Option<u32>]) -> Option<(i32, usize)> {
     Some((i32::try_from(highest).unwrap_or(i32::MAX), half))
 }
 
-fn last(values: &[Option<u32>]) -> Option<i32> {
-    let last = values.iter().flatten().next_back()?;
-    i32::try_from(*last).ok()
+/// The value of a bin, or the last before it that is known, or the first after it.
+pub(super) fn known_at(values: &[Option<u32>], bin: usize) -> Option<i32> {
+    let (before, after) = values.split_at(values.len().min(bin + 1));
+    let known = before.iter().flatten().next_back();
+    let value = known.or_else(|| after.iter().flatten().next())?;
+    i32::try_from(*value).ok()
 }
 
 fn milliseconds(ms: f64) -> String {

@@ -72,19 +72,13 @@ impl Analysis {
         }
     }
 
-    /// Levels of runs without an end hold until their last line.
+    /// Levels of a host's last run hold until its last line, if that is no `stop`.
     fn hold_to_the_end(&mut self) {
-        for run in self.runs.all.iter().filter(|run| !run.stopped) {
-            let to = run.to.min(self.bounds.1);
-            if to < self.bounds.0 {
-                continue;
+        for host in 0..self.names.hosts.len() {
+            let last = self.runs.last_of(host);
+            if let Some(run) = last.filter(|run| !self.runs.all[*run].stopped) {
+                self.end_run(run);
             }
-            let when = pools::When {
-                bin: Some(self.axis.bin(to)),
-                axis: self.axis,
-                ts: to,
-            };
-            self.pools.end(run.host, when);
         }
     }
 

@@ -6,7 +6,7 @@ use super::{
     holes::At,
     names::{HostId, ProcessId},
     pools::{BOUND, Change, Over, PoolId, When, Who},
-    rounds::{Round, count},
+    rounds::{Round, count, total},
 };
 use crate::{
     event::State,
@@ -73,6 +73,7 @@ impl Analysis {
                 self.runs.all[scene.run].stop(lines, failures, bind_failures);
                 self.ends(scene);
             }
+            What::Socket => self.rounds[scene.host].snapshot(scene.ts),
             What::Other => {}
         }
     }
@@ -157,12 +158,14 @@ impl Analysis {
         if scene.is_numbered {
             *total = total.saturating_add(failed.repeats);
         }
-        if scene.bin.is_none() {
-            return;
-        }
         let Some((place, who)) = self.who(here, scene.host, failed.place, failed.process) else {
             return;
         };
+        // Also before the time that counts, which a `usage` line may look back on.
+        self.pools.pools[place.pool].told.failure = true;
+        if scene.bin.is_none() {
+            return;
+        }
         let destination = place
             .route
             .map_or_else(String::new, |route| title(&route, failed.bind));
@@ -188,7 +191,6 @@ impl Analysis {
         let when = self.when(&scene);
         let Some(bin) = when.bin else { return };
         let pool = &mut self.pools.pools[place.pool];
-        pool.told.failure = true;
         pool.failed.add(&when.axis, bin, count);
         if let (Some(to), false) = (place.destination, bind) {
             self.pools.destinations[to]
@@ -260,39 +262,48 @@ impl Analysis {
         if pool.told.state {
             return;
         }
-        for holder in holders {
-            if let Some(process) = self.process(here, scene.host, holder.process) {
-                self.held(place.pool, to, process, holder, when);
-            }
-        }
+        let others = self.names.others(scene.host);
+        let rows: Vec<_> = holders
+            .iter()
+            .filter_map(|holder| {
+                let process = match holder.others {
+                    true => self.narrow.process.is_none().then_some(others),
+                    false => self.process(here, scene.host, holder.process),
+                };
+                Some((process?, holder))
+            })
+            .collect();
+        self.held(place.pool, to, &rows, when);
         self.pools.pools[place.pool].sum(when);
         self.pools.destinations[to].sum(Some(count(budget.time_wait)), when);
     }
 
-    /// So many ports a process has at least.
-    fn held(
-        &mut self,
-        pool: PoolId,
-        to: usize,
-        process: ProcessId,
-        holder: &digest::Holder,
-        when: When,
-    ) {
+    /// So many ports processes have at least. Those of the last row may have rows of their own already.
+    fn held(&mut self, pool: PoolId, to: usize, rows: &[(ProcessId, &digest::Holder)], when: When) {
         let pool = &mut self.pools.pools[pool];
-        let stack = pool.stack(process);
-        let states = holder
-            .states
-            .iter()
-            .map(|(state, ports)| (*state as usize, count(*ports)));
-        let mut there = 0;
-        for (state, ports) in states {
-            there = ports.saturating_add(there);
-            let ports = ports.max(pool.stacks[stack].now(state));
-            pool.set(process, state, ports, when);
+        let mut listed = Vec::new();
+        for (process, holder) in rows {
+            let stack = pool.stack(*process);
+            listed.push(stack);
+            for (state, ports) in ports_of(holder) {
+                let elsewhere: i32 = match holder.others {
+                    true => pool.elsewhere(&listed, state),
+                    false => 0,
+                };
+                let ports = ports.saturating_sub(elsewhere);
+                let ports = ports.max(pool.stacks[stack].now(state));
+                pool.set(stack, state, ports, when);
+            }
         }
-        let bound = count(holder.bound).max(pool.stacks[stack].now(BOUND));
-        pool.set(process, BOUND, bound, when);
-        self.pools.destinations[to].set(process, there, when);
+        let to = &mut self.pools.destinations[to];
+        let there =
+            |holder: &digest::Holder| total(holder.states.iter().map(|(_, ports)| count(*ports)));
+        // All who have ports there are among them.
+        let gone: Vec<_> = to.owners.iter().map(|(process, _)| (*process, 0)).collect();
+        let told = rows
+            .iter()
+            .map(|(process, holder)| (*process, there(holder)));
+        to.set_all(gone.into_iter().chain(told), when);
     }
 
     fn usage(&mut self, here: &Block, scene: Scene, usage: &digest::Usage) {
@@ -303,7 +314,8 @@ impl Analysis {
         let Some(process) = self.process(here, scene.host, usage.process) else {
             return;
         };
-        let Some(pool) = self.pools.pool(scene.host, usage.netns) else {
+        let others = self.names.others(scene.host);
+        let Some(pool) = self.pools.pool(scene.host, usage.netns, others) else {
             return;
         };
         if usage.exited {
@@ -362,7 +374,7 @@ impl Analysis {
         run.tracer = Some(start.tracer.into());
         run.kernel = Some(start.kernel.into());
         let host = self.names.hosts[scene.host].name.clone();
-        if scene.bin.is_some() && !start.repeated {
+        if scene.bin.is_some() {
             self.events
                 .add("start", scene.ts, &host, || "tracer starts".into());
         }
@@ -377,7 +389,8 @@ impl Analysis {
         if !self.narrow.has_netns(netns) || scene.ts > self.bounds.1 {
             return;
         }
-        let Some(pool) = self.pools.pool(scene.host, netns) else {
+        let others = self.names.others(scene.host);
+        let Some(pool) = self.pools.pool(scene.host, netns, others) else {
             return;
         };
         let when = self.when(&scene);
@@ -390,24 +403,28 @@ impl Analysis {
             .settings
             .insert(netns, settings.clone());
         let before = of_run.or_else(|| self.runs.settings_before(scene.run)?.get(&netns).cloned());
-        let changes = before.map(|before| super::causes::changed(&before, &settings));
-        if let Some(changes) = changes.filter(|changes| !changes.is_empty() && scene.bin.is_some())
-        {
+        let Some(before) = before.filter(|_| scene.bin.is_some()) else {
+            return;
+        };
+        let changes = super::causes::changed(&before, &settings);
+        if !changes.is_empty() {
             let host = self.names.hosts[scene.host].name.clone();
-            let id = if changes.iter().any(|change| change.starts_with("ip_local")) {
-                "range_changed"
-            } else {
-                "sysctl_changed"
-            };
             let text = || format!("network namespace {netns}: {}", changes.join(", "));
+            let id = match changes.iter().any(|change| change.starts_with("ip_local")) {
+                // More ports led to no trouble.
+                true if usable(&settings) > usable(&before) => "range_widened",
+                true => "range_changed",
+                false => "sysctl_changed",
+            };
             self.events.add(id, scene.ts, &host, text);
         }
     }
 
     fn ledger(&mut self, scene: Scene, overflow: u64) {
         let round = &self.rounds[scene.host];
-        if !round.is_empty() || round.ts() != scene.ts {
-            // Also one without a line: then nobody has ports.
+        // Also one without a line: then nobody has ports. Before the first `usage` line it tells what the run found.
+        let is_empty = round.is_empty() && self.runs.all[scene.run].usages > 0;
+        if !round.is_empty() || is_empty && !round.is_over(scene.ts) {
             self.end_round(scene.host, true, scene.ts);
         }
         let before = std::mem::replace(&mut self.runs.all[scene.run].overflow, overflow);
@@ -476,6 +493,13 @@ impl Analysis {
                 .add("stop", scene.ts, &host, || "tracer stops".into());
         }
     }
+}
+
+/// Ports by the number of their state.
+fn ports_of(holder: &digest::Holder) -> impl Iterator<Item = (usize, i32)> {
+    let states = holder.states.iter();
+    let states = states.map(|(state, ports)| (*state as usize, count(*ports)));
+    states.chain([(BOUND, count(holder.bound))])
 }
 
 /// Only what leads to wanted destinations. Of their states, only TIME_WAIT is told.

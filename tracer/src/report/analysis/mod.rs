@@ -21,7 +21,7 @@ use self::{
     names::{HostId, Names, ProcessId},
     pools::{DestinationId, PoolId, Pools, When},
     rounds::Round,
-    runs::Runs,
+    runs::{Mark, Runs},
 };
 use super::{
     digest::{self, Digest, Fault, Item, What},
@@ -233,7 +233,8 @@ impl Analysis {
         let processes = processes.collect();
         let places = digest.places.iter().map(|place| {
             let host = hosts[place.host as usize]?;
-            let pool = self.pools.pool(host, place.netns)?;
+            let others = self.names.others(host);
+            let pool = self.pools.pool(host, place.netns, others)?;
             let wanted = self.narrow.has_netns(place.netns)
                 && place.to.as_ref().is_none_or(|to| self.narrow.has_route(to));
             let destination = place
@@ -278,7 +279,7 @@ impl Analysis {
 
     fn scene(&mut self, here: &Block, host: HostId, item: &Item) -> Scene {
         let ts = item.ts;
-        let starts = matches!(&item.what, What::Start(start) if !start.repeated);
+        let starts = matches!(&item.what, What::Start(_)) && !item.repeated;
         let name = &self.names.hosts[host].name;
         let at = || At {
             file: Some(self.input.files[here.file].name.clone()),
@@ -286,10 +287,14 @@ impl Analysis {
             host: Some(name.clone()),
             ts: Some(ts),
         };
-        let (run, is_new) = self
-            .runs
-            .follow(host, ts, item.seq, starts, at, &mut self.holes);
-        let counts = self.bounds.0 <= ts && ts <= self.bounds.1;
+        let mark = Mark {
+            ts: (!item.repeated).then_some(ts),
+            seq: item.seq,
+            starts,
+        };
+        let before = self.runs.last_of(host);
+        let (run, is_new) = self.runs.follow(host, mark, at, &mut self.holes);
+        let counts = !item.repeated && self.bounds.0 <= ts && ts <= self.bounds.1;
         if counts {
             let (first, last) = self.span.unwrap_or((ts, ts));
             self.span = Some((first.min(ts), last.max(ts)));
@@ -305,11 +310,24 @@ impl Analysis {
         if let (true, Some(bin)) = (begins && !is_new, scene.bin) {
             self.pools.begin(host, &self.axis, bin);
         }
-        if is_new {
-            let when = self.when(&scene);
-            self.pools.end(host, when);
+        if let Some(before) = before.filter(|_| is_new) {
+            // What there was between two runs is not known.
+            self.end_run(before);
         }
         scene
+    }
+
+    /// The levels of a run hold until its last line.
+    fn end_run(&mut self, run: usize) {
+        let run = &self.runs.all[run];
+        let ts = run.to.min(self.bounds.1);
+        let counts = run.counts && ts >= self.bounds.0;
+        let when = When {
+            bin: counts.then(|| self.axis.bin(ts)),
+            axis: self.axis,
+            ts,
+        };
+        self.pools.end(run.host, when);
     }
 
     fn when(&self, scene: &Scene) -> When {

@@ -4,7 +4,7 @@
 //! whole whenever it is told, so that what was lost does not stay. Without `state` lines levels hold from one `usage`
 //! to the next, and without those, finished connections tell where they were.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{
     names::{HostId, ProcessId},
@@ -24,11 +24,11 @@ pub(super) const STATES: usize = 12;
 pub(super) const BOUND: usize = 11;
 const _: () = assert!(State::Closing as usize + 1 == BOUND);
 
-/// So many network namespaces, rows of one, and destinations are kept.
+/// So many network namespaces, rows of one, and destinations are kept. The last row is for all others.
 const POOLS: usize = 1024;
 const STACKS: usize = 512;
 const DESTINATIONS: usize = 2048;
-/// So many processes of a destination are told apart.
+/// So many processes of a destination are told apart; the others share one more row.
 const OWNERS: usize = 8;
 /// An attempt that fails at once never has a port: until it is so old, it is not counted (nanoseconds).
 const FRESH: i64 = 10_000_000;
@@ -54,6 +54,8 @@ pub(super) struct Pools {
 pub(super) struct Pool {
     pub host: HostId,
     pub netns: u32,
+    /// Whose row it is that the processes share which have none.
+    pub others: ProcessId,
     pub limit: Level,
     pub ports: Level,
     pub time_wait: Level,
@@ -105,6 +107,8 @@ pub(super) struct Stack {
 pub(super) struct Destination {
     pub pool: PoolId,
     pub route: Route,
+    /// As [`Pool::others`].
+    others: ProcessId,
     pub limit: Option<Level>,
     pub ports: Level,
     pub time_wait: Level,
@@ -159,8 +163,8 @@ pub(super) struct Change {
 }
 
 impl Pools {
-    /// `None`: there are too many.
-    pub(super) fn pool(&mut self, host: HostId, netns: u32) -> Option<PoolId> {
+    /// `None`: there are too many. `others`: of that host.
+    pub(super) fn pool(&mut self, host: HostId, netns: u32, others: ProcessId) -> Option<PoolId> {
         if let Some(known) = self.by_netns.get(&(host, netns)) {
             return Some(*known);
         }
@@ -168,7 +172,7 @@ impl Pools {
             self.refused += 1;
             return None;
         }
-        self.pools.push(Pool::new(host, netns));
+        self.pools.push(Pool::new(host, netns, others));
         self.by_netns.insert((host, netns), self.pools.len() - 1);
         Some(self.pools.len() - 1)
     }
@@ -177,7 +181,9 @@ impl Pools {
         let fresh = self.destinations.len();
         let id = *self.by_route.entry((pool, route)).or_insert(fresh);
         if id == fresh {
-            self.destinations.push(Destination::new(pool, route));
+            let others = self.pools[pool].others;
+            self.destinations
+                .push(Destination::new(pool, route, others));
         }
         id
     }
@@ -413,10 +419,11 @@ fn holds(state: State) -> bool {
 }
 
 impl Pool {
-    fn new(host: HostId, netns: u32) -> Self {
+    fn new(host: HostId, netns: u32, others: ProcessId) -> Self {
         Self {
             host,
             netns,
+            others,
             limit: Level::default(),
             ports: Level::default(),
             time_wait: Level::default(),
@@ -433,14 +440,13 @@ impl Pool {
         }
     }
 
-    /// The row of a process.
+    /// The row of a process, which it may share.
     pub(super) fn stack(&mut self, process: ProcessId) -> usize {
         if let Some(known) = self.by_process.get(&process) {
             return *known;
         }
-        if self.stacks.len() >= STACKS {
-            // The last row is for all who come too late.
-            return self.stacks.len() - 1;
+        if self.stacks.len() == STACKS - 1 && process != self.others {
+            return self.stack(self.others);
         }
         self.stacks.push(Stack {
             process,
@@ -485,9 +491,8 @@ impl Pool {
         }
     }
 
-    /// Sets a state of a process, and the sums with it.
-    pub(super) fn set(&mut self, process: ProcessId, state: usize, ports: i32, when: When) {
-        let stack = self.stack(process);
+    /// Sets a state of a row; [`Pool::sum`] follows.
+    pub(super) fn set(&mut self, stack: usize, state: usize, ports: i32, when: When) {
         let stack = &mut self.stacks[stack];
         if ports == 0 && stack.states[state].is_none() {
             return;
@@ -496,6 +501,13 @@ impl Pool {
         stack.level(state).set(&when.axis, when.bin, ports);
         stack.total = stack.total.saturating_add(change);
         stack.highest = stack.highest.max(stack.total);
+    }
+
+    /// Ports in a state of all rows but these.
+    pub(super) fn elsewhere(&self, but: &[usize], state: usize) -> i32 {
+        let rows = self.stacks.iter().enumerate();
+        let others = rows.filter(|(at, _)| !but.contains(at));
+        total(others.map(|(_, stack)| stack.now(state)))
     }
 
     /// The sums, after [`Pool::set`].
@@ -521,15 +533,20 @@ impl Pool {
     }
 
     /// What was there before was `more` than was counted.
-    pub(super) fn lift(&mut self, process: ProcessId, state: usize, more: i32) {
-        let stack = self.stack(process);
-        self.stacks[stack].level(state).lift(more);
-        self.ports.lift(more);
-        if state == State::TimeWait as usize {
-            self.time_wait.lift(more);
+    pub(super) fn lift(&mut self, stack: usize, state: usize, more: i32, when: When) {
+        let waits = state == State::TimeWait as usize;
+        let of_stack = self.stacks[stack].level(state);
+        let sums = [&mut self.ports].into_iter();
+        let sums = sums.chain(waits.then_some(&mut self.time_wait));
+        for level in [of_stack].into_iter().chain(sums) {
+            if let Some(bin) = when.bin {
+                level.hold(&when.axis, bin);
+            }
+            level.lift(more);
         }
         if let Some(peak) = &mut self.peak {
             peak.ports = peak.ports.saturating_add(more);
+            peak.owner = None;
         }
     }
 
@@ -565,10 +582,11 @@ impl Stack {
 }
 
 impl Destination {
-    fn new(pool: PoolId, route: Route) -> Self {
+    fn new(pool: PoolId, route: Route, others: ProcessId) -> Self {
         Self {
             pool,
             route,
+            others,
             limit: None,
             ports: Level::default(),
             time_wait: Level::default(),
@@ -607,12 +625,20 @@ impl Destination {
         self.peak.map_or(0, |peak| peak.ports)
     }
 
+    /// Whose row is that of a process.
+    pub(super) fn row_of(&self, process: ProcessId) -> ProcessId {
+        let has_row = self.owners.iter().any(|(owner, _)| *owner == process);
+        match has_row || self.owners.len() < OWNERS {
+            true => process,
+            false => self.others,
+        }
+    }
+
     fn owner(&mut self, process: ProcessId) -> &mut Level {
-        let known = self.owners.iter().position(|(owner, _)| *owner == process);
+        let row = self.row_of(process);
+        let known = self.owners.iter().position(|(owner, _)| *owner == row);
         let at = known.unwrap_or_else(|| {
-            if self.owners.len() < OWNERS {
-                self.owners.push((process, Level::at_end()));
-            }
+            self.owners.push((row, Level::at_end()));
             self.owners.len() - 1
         });
         &mut self.owners[at].1
@@ -634,9 +660,24 @@ impl Destination {
         peak(&mut self.peak, self.ports.now(), when);
     }
 
-    /// Sets the ports of a process; [`Destination::sum`] follows.
-    pub(super) fn set(&mut self, process: ProcessId, ports: i32, when: When) {
-        self.owner(process).set(&when.axis, when.bin, ports);
+    /// Sets the ports of a row; [`Destination::sum`] follows.
+    fn set(&mut self, row: ProcessId, ports: i32, when: When) {
+        self.owner(row).set(&when.axis, when.bin, ports);
+    }
+
+    /// Sets the ports of processes, which may share a row; [`Destination::sum`] follows.
+    pub(super) fn set_all(&mut self, ports: impl Iterator<Item = (ProcessId, i32)>, when: When) {
+        let mut rows = BTreeMap::<ProcessId, i32>::new();
+        for (process, ports) in ports {
+            let row = self.row_of(process);
+            // From here on it has one.
+            self.owner(row);
+            let sum = rows.entry(row).or_default();
+            *sum = sum.saturating_add(ports);
+        }
+        for (row, ports) in rows {
+            self.set(row, ports, when);
+        }
     }
 
     pub(super) fn sum(&mut self, time_wait: Option<i32>, when: When) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     names::{HostId, ProcessId},
-    pools::{BOUND, DestinationId, PoolId, Pools, STATES, When},
+    pools::{BOUND, DestinationId, Pool, PoolId, Pools, STATES, When},
 };
 use crate::{event::State, report::digest::Usage};
 
@@ -13,6 +13,8 @@ use crate::{event::State, report::digest::Usage};
 pub(super) struct Round {
     ts: i64,
     rows: BTreeMap<(PoolId, ProcessId), Row>,
+    /// When there was a snapshot.
+    snapshot: Option<i64>,
     /// Processes may share a number, so these are sums.
     destinations: BTreeMap<(DestinationId, ProcessId), (i32, i32)>,
 }
@@ -33,6 +35,16 @@ impl Round {
             ts,
             ..Self::default()
         }
+    }
+
+    /// A socket was told of.
+    pub(super) fn snapshot(&mut self, ts: i64) {
+        self.snapshot = Some(ts);
+    }
+
+    /// A `ledger` line of that time ends no round: it has ended, or the line is a snapshot's.
+    pub(super) fn is_over(&self, ts: i64) -> bool {
+        self.ts == ts || self.snapshot == Some(ts)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -118,20 +130,22 @@ fn apply_to_pool(
     if !whole && of_pool.clone().next().is_none() {
         return;
     }
-    let known: Vec<_> = pool.stacks.iter().map(|stack| stack.process).collect();
-    let unnamed = known
-        .into_iter()
-        .filter(|process| whole && !rows.contains_key(&(id, *process)));
-    let empty = Row::default();
-    let rows = of_pool.map(|((_, process), row)| (*process, row));
-    let all: Vec<_> = rows
-        .chain(unnamed.map(|process| (process, &empty)))
-        .collect();
+    let unnamed = if whole { pool.stacks.len() } else { 0 };
+    let mut sums: BTreeMap<usize, [i32; STATES]> =
+        (0..unnamed).map(|stack| (stack, [0; STATES])).collect();
+    for ((_, process), row) in of_pool {
+        let sums = sums.entry(pool.stack(*process)).or_default();
+        for (sum, ports) in sums.iter_mut().zip(row.states) {
+            *sum = sum.saturating_add(ports);
+        }
+    }
     let first = pool.told.state && !pool.anchored;
-    for (process, row) in all {
-        for (state, ports) in row.states.iter().enumerate() {
-            lift(pool, first, process, state, *ports);
-            pool.set(process, state, *ports, when);
+    for (stack, states) in sums {
+        for (state, ports) in states.into_iter().enumerate() {
+            if first && state != BOUND {
+                lift(pool, stack, state, ports, when);
+            }
+            pool.set(stack, state, ports, when);
         }
     }
     pool.told.usage = true;
@@ -141,14 +155,10 @@ fn apply_to_pool(
 
 /// What was there before the first line shows for the first time: it was there all along. What is only bound may have
 /// come since.
-fn lift(pool: &mut super::pools::Pool, first: bool, process: ProcessId, state: usize, ports: i32) {
-    if !first || state == BOUND {
-        return;
-    }
-    let stack = pool.stack(process);
+fn lift(pool: &mut Pool, stack: usize, state: usize, ports: i32, when: When) {
     let more = ports.saturating_sub(pool.stacks[stack].now(state));
     if more > 0 {
-        pool.lift(process, state, more);
+        pool.lift(stack, state, more, when);
     }
 }
 
@@ -167,34 +177,29 @@ fn apply_to_destination(
     let named: Vec<_> = of_this
         .map(|((_, process), ports)| (*process, *ports))
         .collect();
-    let mut touched = !named.is_empty();
     // A process may have this destination without it being among those that are told.
     let mut certain = true;
-    let owners: Vec<_> = to
-        .owners
+    let mut all: Vec<_> = named
         .iter()
-        .map(|(process, level)| (*process, level.now()))
+        .map(|(process, (ports, _))| (*process, *ports))
         .collect();
-    for (process, now) in owners {
-        if now == 0 || named.iter().any(|(named, _)| *named == process) {
+    for (process, level) in &to.owners {
+        if level.now() == 0 || named.iter().any(|(named, _)| named == process) {
             continue;
         }
-        match rows.get(&(pool, process)) {
+        match rows.get(&(pool, *process)) {
             Some(row) if !row.complete => {
                 certain = false;
-                to.set(process, now.min(row.least), when);
+                all.push((*process, level.now().min(row.least)));
             }
-            None if !whole => continue,
-            _ => to.set(process, 0, when),
+            None if !whole => {}
+            _ => all.push((*process, 0)),
         }
-        touched = true;
     }
-    for (process, (ports, _)) in &named {
-        to.set(*process, *ports, when);
-    }
-    if !touched {
+    if all.is_empty() {
         return;
     }
+    to.set_all(all.into_iter(), when);
     let waits = total(named.iter().map(|(_, (_, waits))| *waits));
     let waits = (certain || !follows).then_some(waits);
     to.sum(waits, when);

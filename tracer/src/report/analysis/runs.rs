@@ -44,6 +44,17 @@ pub(super) struct Run {
     pub overflow: u64,
     /// A line lay in the time that counts.
     pub counts: bool,
+    /// There have only been copies of lines, which are as old as the run may be.
+    is_untimed: bool,
+}
+
+/// What tells which run a line is of.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    /// `None`: it is a copy of a line that came before.
+    pub ts: Option<i64>,
+    pub seq: Option<u64>,
+    pub starts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -57,18 +68,23 @@ impl Runs {
     pub(super) fn follow(
         &mut self,
         host: HostId,
-        ts: i64,
-        seq: Option<u64>,
-        starts: bool,
+        mark: Mark,
         at: impl Fn() -> At,
         holes: &mut Holes,
     ) -> (usize, bool) {
+        let Mark { seq, starts, .. } = mark;
         let current = self.current.get(&host).copied();
         let full = self.all.len() >= RUNS;
         let current = current.filter(|run| full || !self.all[*run].is_over(seq, starts));
-        let number = current.unwrap_or_else(|| self.begin(host, ts, seq));
+        let number = current.unwrap_or_else(|| self.begin(host, seq));
         let run = &mut self.all[number];
         run.lines += 1;
+        let Some(ts) = mark.ts else {
+            return (number, current.is_none());
+        };
+        if std::mem::take(&mut run.is_untimed) {
+            (run.from, run.to) = (ts, ts);
+        }
         if ts < run.to.saturating_sub(STEP_BACK) {
             let back = run.to.saturating_sub(ts) / 1_000_000_000;
             holes.add("clock_step", at(), 1, || {
@@ -85,12 +101,16 @@ impl Runs {
         (number, current.is_none())
     }
 
-    fn begin(&mut self, host: HostId, ts: i64, seq: Option<u64>) -> usize {
+    /// The one that a host's lines are of now.
+    pub(super) fn last_of(&self, host: HostId) -> Option<usize> {
+        self.current.get(&host).copied()
+    }
+
+    fn begin(&mut self, host: HostId, seq: Option<u64>) -> usize {
         self.all.push(Run {
             host,
-            from: ts,
-            to: ts,
             next: seq,
+            is_untimed: true,
             ..Run::default()
         });
         self.current.insert(host, self.all.len() - 1);

@@ -1,6 +1,6 @@
 //! What happened, and why, in two sentences.
 
-use super::Analysis;
+use super::{Analysis, causes::known_at, names::HostId, pools::Destination};
 use crate::report::{
     model::{Count, Failures, Moment},
     time::timestamp,
@@ -72,14 +72,16 @@ impl Analysis {
         let Some((_, to, peak, limit)) = rows.max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return self.most_ports();
         };
-        let host = &self.names.hosts[self.pools.pools[to.pool].host].name;
+        let host = self.pools.pools[to.pool].host;
+        let causes = self.causes_on(host, causes);
+        let host = &self.names.hosts[host].name;
         let owner = peak.owner.map(|(process, _)| {
             format!(
                 ", most of them by {}",
                 self.names.processes[process].title()
             )
         });
-        let cause = cause(causes)
+        let cause = cause(&causes)
             .map(|cause| format!("; {cause}"))
             .unwrap_or_default();
         format!(
@@ -106,17 +108,11 @@ impl Analysis {
         }
     }
 
-    fn limit(&self, to: &super::pools::Destination) -> Option<i32> {
-        let values = to
-            .limit
-            .as_ref()
-            .unwrap_or(&self.pools.pools[to.pool].limit)
-            .values(&self.axis);
-        values
-            .into_iter()
-            .flatten()
-            .next_back()
-            .and_then(|limit| i32::try_from(limit).ok())
+    /// When most ports were taken: it may have been raised since.
+    fn limit(&self, to: &Destination) -> Option<i32> {
+        let limit = to.limit.as_ref();
+        let limit = limit.unwrap_or(&self.pools.pools[to.pool].limit);
+        known_at(&limit.values(&self.axis), self.place(to.peak?.ts))
     }
 
     fn what_failed(&self, failures: &Failures) -> String {
@@ -164,11 +160,12 @@ impl Analysis {
             .whole
             .as_ref()
             .map(|whole| timestamp(whole.first));
-        let before: Vec<_> = causes
-            .iter()
-            .filter(|cause| Some(cause.ts) <= first)
-            .cloned()
-            .collect();
+        let host = self.most_failed().map(|to| self.pools.pools[to.pool].host);
+        let mut before = match host {
+            Some(host) => self.causes_on(host, causes),
+            None => causes.to_vec(),
+        };
+        before.retain(|cause| Some(cause.ts) <= first);
         let cause = cause(&before).filter(|_| reason.contains("exhausted"));
         match cause {
             Some(cause) => format!("{why}; {cause}."),
@@ -176,15 +173,24 @@ impl Analysis {
         }
     }
 
-    /// Of the destination with most failures.
+    /// What happened on another host did not lead to it.
+    fn causes_on(&self, host: HostId, causes: &[Moment]) -> Vec<Moment> {
+        let host = &self.names.hosts[host].name;
+        let there = causes.iter().filter(|cause| cause.host == *host);
+        there.cloned().collect()
+    }
+
+    /// The destination with most failures.
+    fn most_failed(&self) -> Option<&Destination> {
+        let all = self.pools.destinations.iter();
+        all.max_by_key(|to| to.failed.total())
+            .filter(|to| to.failed.total() > 0)
+    }
+
     fn exhausted(&self) -> String {
-        let most = self
-            .pools
-            .destinations
-            .iter()
-            .max_by_key(|to| to.failed.total());
+        let most = self.most_failed();
         let known = most.and_then(|to| Some((to, to.peak?, self.limit(to)?)));
-        let Some((to, peak, limit)) = known.filter(|(to, ..)| to.failed.total() > 0) else {
+        let Some((to, peak, limit)) = known else {
             return "Every port that could be chosen was taken".into();
         };
         let waits = self.time_wait(to).into_iter().flatten().max().unwrap_or(0);

@@ -5,7 +5,7 @@ use super::{
     chart::{bins_per_column, curve},
     escape,
 };
-use crate::report::model::{Axis, Destination, Pool, Report, Stack};
+use crate::report::model::{Axis, Destination, Peak, Pool, Report, Stack};
 
 /// So many network namespaces, processes and destinations are shown.
 const POOLS: usize = 4;
@@ -29,7 +29,7 @@ impl Page<'_> {
         let each = bins_per_column(report.axis.bins, columns);
         self.paragraph("  ", &legend(&report.axis, each));
         for pool in report.pools.iter().take(POOLS) {
-            self.pool(pool, columns);
+            self.pool(pool, &report.axis, columns);
             let of_pool = |to: &&Destination| to.host == pool.host && to.netns == pool.netns;
             for to in report
                 .destinations
@@ -37,7 +37,7 @@ impl Page<'_> {
                 .filter(of_pool)
                 .take(DESTINATIONS)
             {
-                self.destination(to, columns);
+                self.destination(to, &report.axis, columns);
             }
         }
         if let Some(more @ 1..) = report.pools.len().checked_sub(POOLS) {
@@ -47,9 +47,8 @@ impl Page<'_> {
         }
     }
 
-    fn pool(&mut self, pool: &Pool, columns: usize) {
-        let limit = pool.limit.iter().flatten().next_back();
-        let limit = limit
+    fn pool(&mut self, pool: &Pool, axis: &Axis, columns: usize) {
+        let limit = limit_at(&pool.limit, pool.peak.as_ref(), axis)
             .map(|limit| format!(", {limit} ports for each destination"))
             .unwrap_or_default();
         let peak = pool.peak.as_ref().map(|peak| {
@@ -86,8 +85,8 @@ impl Page<'_> {
         self.count("failed", &pool.failed, columns);
     }
 
-    fn destination(&mut self, to: &Destination, columns: usize) {
-        let limit = to.limit.iter().flatten().next_back().copied();
+    fn destination(&mut self, to: &Destination, axis: &Axis, columns: usize) {
+        let limit = limit_at(&to.limit, to.peak.as_ref(), axis);
         let full = limit.unwrap_or_else(|| highest(&to.ports)).max(1);
         let waits = highest(&to.time_wait);
         let of = limit.map(|limit| format!("of {limit}")).unwrap_or_default();
@@ -134,6 +133,17 @@ impl Page<'_> {
         let curve = curve(values, full, columns, self.terminal);
         self.line(&format!("    {name:NAME$} {curve} {}", escape(note)));
     }
+}
+
+/// When most ports were taken: it may have been changed since. Without a peak, the last one.
+fn limit_at(limit: &[Option<u32>], peak: Option<&Peak>, axis: &Axis) -> Option<u32> {
+    let bin = |peak: &Peak| (peak.ts.as_millisecond() - axis.start_ms) / axis.step_ms;
+    let at = peak.map_or(limit.len(), |peak| {
+        usize::try_from(bin(peak)).unwrap_or(0) + 1
+    });
+    let (before, after) = limit.split_at(limit.len().min(at));
+    let known = before.iter().flatten().next_back();
+    known.or_else(|| after.iter().flatten().next()).copied()
 }
 
 fn legend(axis: &Axis, each: usize) -> String {

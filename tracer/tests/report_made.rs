@@ -1,0 +1,245 @@
+//! Reports of lines that nobody recorded: what is rare, long or large, in a few of them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+use tracer::report::{self, Control, Report, narrow::Narrow};
+
+const NETNS: u32 = 4_026_531_840;
+const PEER: &str = "10.0.0.9:5774";
+
+/// Lines of a host, with numbers and times.
+struct Lines {
+    host: &'static str,
+    text: String,
+    seq: u64,
+}
+
+impl Lines {
+    /// A run that begins at that second.
+    fn start(host: &'static str, at: u64, range: [u16; 2]) -> Self {
+        let mut lines = Self {
+            host,
+            text: String::new(),
+            seq: 0,
+        };
+        let netns = json!([{"netns": NETNS, "range": range, "reserved": 0}]);
+        let start = json!({"type": "start", "tracer": "0.1.0", "kernel": "6.12.0", "netns": netns});
+        lines.add(at, start);
+        lines
+    }
+
+    fn add(&mut self, at: u64, line: Value) -> &mut Self {
+        let mut all = json!({"v": 1, "ts": time(at), "seq": self.seq, "host": self.host});
+        self.seq += 1;
+        all.as_object_mut()
+            .unwrap()
+            .extend(line.as_object().unwrap().clone());
+        self.text += &format!("{all}\n");
+        self
+    }
+
+    /// A round: so many ports of each process, all in TIME_WAIT at the destination.
+    fn usage(&mut self, at: u64, pids: std::ops::Range<u32>, ports: u32) -> &mut Self {
+        for pid in pids {
+            let top = json!([{"local_ip": "10.0.0.7", "peer": peer(), "ports": ports, "time_wait": ports}]);
+            let line = json!({
+                "type": "usage", "netns": NETNS, "process": process(pid), "exited": false,
+                "ports": {"total": ports, "TIME_WAIT": ports}, "opened": 0, "closed": 0, "failed": 0, "top": top,
+            });
+            self.add(at, line);
+        }
+        self.add(at, json!({"type": "ledger", "overflow": 0}))
+    }
+
+    /// A connection that is opened and stays.
+    fn open(&mut self, at: u64, pid: u32, port: u16) -> &mut Self {
+        for (old, new) in [("CLOSE", "SYN_SENT"), ("SYN_SENT", "ESTABLISHED")] {
+            let local = json!({"ip": "10.0.0.7", "port": (old != "CLOSE").then_some(port)});
+            let line = json!({
+                "type": "state", "netns": NETNS, "role": "client", "local": local, "peer": peer(),
+                "old": old, "new": new, "cookie": port.to_string(), "process": process(pid),
+            });
+            self.add(at, line);
+        }
+        self
+    }
+
+    fn fail(&mut self, at: u64, usable: u32, holders: Value) -> &mut Self {
+        let local = json!({"ip": "10.0.0.7", "port": null});
+        let line = json!({
+            "type": "connect_failed", "netns": NETNS, "local": local, "peer": peer(), "errno": 99,
+            "reason": "ports_exhausted", "process": process(1),
+            "budget": {"range": usable, "in_use": usable, "time_wait": usable, "free": 0},
+            "holders": holders,
+        });
+        self.add(at, line)
+    }
+
+    fn range(&mut self, at: u64, range: [u16; 2]) -> &mut Self {
+        self.add(
+            at,
+            json!({"type": "netns", "netns": NETNS, "range": range, "reserved": 0}),
+        )
+    }
+}
+
+/// Of a day.
+fn time(at: u64) -> String {
+    let (hours, minutes, seconds) = (at / 3600, at / 60 % 60, at % 60);
+    format!("2026-01-02T{hours:02}:{minutes:02}:{seconds:02}.000000000Z")
+}
+
+fn process(pid: u32) -> Value {
+    json!({"id": format!("{pid}-5"), "pid": pid, "tid": pid, "comm": "worker"})
+}
+
+fn peer() -> Value {
+    json!({"ip": "10.0.0.9", "port": 5774})
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("report-made-{name}"));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn report(name: &str, text: &str, narrow: Narrow) -> Report {
+    let files = vec![file(name, text)];
+    let made = report::make(files, narrow, &Arc::new(Control::default()), || ()).unwrap();
+    made.report
+}
+
+fn highest(values: &[Option<u32>]) -> u32 {
+    values.iter().flatten().max().copied().unwrap_or(0)
+}
+
+#[test]
+fn more_processes_than_are_told_apart_add_up() {
+    let mut lines = Lines::start("web-1", 0, [32768, 33967]);
+    lines.usage(10, 1..13, 100);
+    let named = (1..11).map(|pid| {
+        json!({"process": process(pid), "ports": 100, "states": {"TIME_WAIT": 100}, "bound": 0})
+    });
+    let others = json!({"process": null, "others": 2, "ports": 200, "states": {"TIME_WAIT": 200}, "bound": 0});
+    let holders: Vec<_> = named.chain([others]).collect();
+    lines.fail(12, 1200, holders.into());
+    lines.usage(20, 1..13, 100);
+    let report = report("many", &lines.text, Narrow::default());
+    let (pool, to) = (&report.pools[0], &report.destinations[0]);
+    assert_eq!((highest(&pool.ports), highest(&to.ports)), (1200, 1200));
+    let peak = to.peak.as_ref().unwrap();
+    assert_eq!(peak.ports, 1200);
+    let sums = (0..report.axis.bins).map(|bin| to.owners.values().map(|of| of[bin]).sum::<u32>());
+    assert_eq!(sums.max(), Some(1200));
+    let verdict = report.verdict.join(" ");
+    assert!(verdict.contains("1200 of the 1200 ports"), "{verdict}");
+}
+
+#[test]
+fn copies_do_not_make_a_run_longer() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.text = lines.text.replacen("\"v\"", "\"repeated\":true,\"v\"", 1);
+    lines.seq = 1000;
+    lines.open(80_000, 1, 40001).usage(80_010, 1..2, 1);
+    let report = report("copies", &lines.text, Narrow::default());
+    assert_eq!(
+        report.span.as_ref().unwrap().from.to_string(),
+        "2026-01-02T22:13:20Z"
+    );
+    assert_eq!(report.runs[0].from, report.span.unwrap().from);
+    assert!(report.pools[0].limit.iter().all(|limit| *limit == Some(16)));
+}
+
+#[test]
+fn a_snapshot_is_no_round_of_usage() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    let seeded = json!({"type": "ledger", "overflow": 0, "seeded": {"sockets": 9}});
+    lines.add(0, seeded).open(5, 1, 40001);
+    lines.usage(10, 1..2, 9).open(12, 1, 40002);
+    lines.add(15, json!({"type": "socket", "netns": NETNS}));
+    lines.add(15, json!({"type": "ledger", "overflow": 0}));
+    lines.open(17, 1, 40003).usage(20, 1..2, 11);
+    let report = report("snapshot", &lines.text, Narrow::default());
+    let known: Vec<_> = report.pools[0].ports.iter().flatten().collect();
+    assert!(known.iter().all(|ports| **ports >= 8), "{known:?}");
+    assert_eq!(highest(&report.pools[0].ports), 11);
+}
+
+#[test]
+fn what_happened_elsewhere_or_helped_is_no_cause() {
+    let mut one = Lines::start("web-1", 0, [40000, 40015]);
+    one.usage(10, 1..2, 16).range(20, [40000, 40016]);
+    one.usage(30, 1..2, 17).fail(40, 17, json!([]));
+    let mut two = Lines::start("web-2", 1, [32768, 60999]);
+    two.range(25, [32768, 32783]).usage(35, 1..2, 1);
+    let report = report("elsewhere", &(one.text + &two.text), Narrow::default());
+    let verdict = report.verdict.join(" ");
+    assert!(verdict.contains("for 10.0.0.9:5774"), "{verdict}");
+    assert!(!verdict.contains("ip_local_port_range"), "{verdict}");
+    let timeline: Vec<_> = report.timeline.iter().map(|moment| &*moment.id).collect();
+    assert!(timeline.contains(&"range_widened") && timeline.contains(&"range_changed"));
+}
+
+#[test]
+fn the_limit_is_the_one_that_there_was_then() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.usage(10, 1..2, 16).fail(12, 16, json!([]));
+    lines.range(300, [1024, 65535]);
+    let over = json!({
+        "type": "pressure", "netns": NETNS, "local_ip": "10.0.0.7", "peer": peer(), "level": "ok",
+        "before": "critical", "used_percent": 0.1, "budget": {"range": 64512, "in_use": 16},
+        "holders": [],
+    });
+    lines.add(301, over).usage(310, 1..2, 3);
+    let report = report("limit", &lines.text, Narrow::default());
+    let verdict = report.verdict.join(" ");
+    assert!(
+        verdict.contains(&format!("16 of the 16 ports for {PEER}")),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn between_two_runs_nothing_is_known() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.usage(10, 1..2, 16).usage(20, 1..2, 16);
+    let later = Lines::start("web-1", 20_000, [40000, 40015]);
+    lines.text += &later.text;
+    lines.seq = 1;
+    lines.usage(20_010, 1..2, 3).usage(20_020, 1..2, 3);
+    let report = report("between", &lines.text, Narrow::default());
+    let values = |level: &[Option<u32>]| {
+        let middle = &level[level.len() / 4..level.len() * 3 / 4];
+        (
+            middle.iter().flatten().count(),
+            level.last().copied().flatten(),
+        )
+    };
+    assert_eq!(values(&report.pools[0].ports), (0, Some(3)));
+    assert_eq!(values(&report.pools[0].limit), (0, Some(16)));
+}
+
+#[test]
+fn failures_from_before_the_time_that_counts_are_not_told() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.fail(5, 16, json!([]));
+    let usage = json!({
+        "type": "usage", "netns": NETNS, "process": process(1), "exited": false,
+        "ports": {"total": 16, "TIME_WAIT": 16}, "opened": 0, "closed": 0, "failed": 1, "top": [],
+    });
+    lines.add(10, usage);
+    lines.add(10, json!({"type": "ledger", "overflow": 0}));
+    lines.usage(20, 1..2, 3);
+    let narrow = Narrow {
+        since: Some(time(10).parse().unwrap()),
+        ..Narrow::default()
+    };
+    let report = report("since", &lines.text, narrow);
+    assert_eq!(report.failures.connect, 0);
+}
