@@ -2,8 +2,9 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{
-    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, Head, KIND_BIND_FAILED, KIND_PORT, KIND_STATE,
-    OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task, tcp,
+    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, Head, KIND_BIND_FAILED, KIND_BOUND, KIND_PORT,
+    KIND_STATE, OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task,
+    tcp,
 };
 
 use crate::{
@@ -77,7 +78,7 @@ pub(crate) fn end<R: Reader>(
         event.tuple.held = 0;
         event.facts = sock.timestamps();
     }
-    if old == tcp::SYN_SENT
+    if matches!(old, tcp::SYN_SENT | tcp::LISTEN)
         && let Some(socket) = socket
     {
         event.tuple.local_port = connect::port_of_attempt(sock, socket);
@@ -120,6 +121,10 @@ pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) 
     let event = record.get();
     describe(event, sock);
     event.kind = kind;
+    if kind == KIND_BOUND {
+        // `inet_sport` follows when the function has returned (`__inet_bind` and `inet_csk_listen_start`).
+        event.tuple.local_port = event.tuple.held;
+    }
     event.new = sock.state();
     if event.new == tcp::LISTEN {
         event.role = ROLE_LISTENER;

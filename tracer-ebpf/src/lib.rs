@@ -210,9 +210,9 @@ pub struct Socket {
     pub task: Task,
     pub role: u8,
     pub owner: u8,
-    /// The port that it was bound to at the transition to SYN_SENT, in host byte order; 0: none.
+    /// The port that it was bound to at the transition to SYN_SENT or LISTEN, in host byte order; 0: none.
     pub bound_port: u16,
-    /// `tcp_sock.write_seq` at the transition to SYN_SENT.
+    /// `tcp_sock.write_seq` at that transition.
     pub write_seq: u32,
     /// The timewait socket that takes its place, once it is made; else 0.
     pub timewait: u64,
@@ -222,8 +222,8 @@ pub struct Socket {
     /// socket which had this address before, and whose end was missed.
     pub local_port: u16,
     pub peer_port: u16,
-    /// What it showed as its local port at the transition to SYN_SENT, in host byte order: the one of an earlier
-    /// connection, unless it was bound to it.
+    /// What it showed as its local port at that transition, in host byte order: the one of an earlier connection,
+    /// unless it was bound to it.
     pub past_port: u16,
     pub pad: u16,
 }

@@ -393,7 +393,7 @@ impl<R: Reader> Sock<R> {
         self.reader.read(self.sk, SOCK_SHUTDOWN.load())
     }
 
-    /// `sk_lock.owned`: a system call works on it, the current task's if this is not a softirq.
+    /// `sk_lock.owned`: a system call works on it.
     #[inline(always)]
     pub(crate) fn is_locked(self) -> bool {
         self.reader.read::<i32>(self.sk, SOCK_LOCK_OWNED.load()) != 0

@@ -105,9 +105,9 @@ pub(crate) fn closed_in_syn_sent<R: Reader>(sock: Sock<R>, socket: Option<&Socke
     }
 }
 
-/// The local port of an attempt that ends in SYN_SENT, in host byte order; 0: it got none. A socket that connects again
-/// shows its past port until it gets one, which may be the same; then a SYN with a new sequence number
-/// follows (`tcp_connect_queue_skb`, net/ipv4/tcp_output.c).
+/// The local port of an attempt to connect or listen, once it is over, in host byte order; 0: it got none. A socket shows
+/// its past port until it gets one, which may be the same; if it connects, a SYN with a new sequence number follows then
+/// (`tcp_connect_queue_skb`, net/ipv4/tcp_output.c).
 #[inline(always)]
 pub(crate) fn port_of_attempt<R: Reader>(sock: Sock<R>, socket: &Socket) -> u16 {
     let port = sock.local_port();

@@ -67,6 +67,8 @@ pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
     if let Some(mut record) = Record::<Event>::reserve(sock) {
         let event = record.get();
         emit::bind_failure(event, sock, address.is_of_socket(), &task);
+        // That of `listen()`; what else it shows is the port of an earlier connection.
+        event.tuple.local_port = event.tuple.held;
         address::source(event, address);
         record.submit();
     }
@@ -150,8 +152,8 @@ fn owned_by_current<R: Reader>(sock: Sock<R>, socket: Option<&mut Socket>) {
 }
 
 /// `shutdown()` or `close()` in the current task sends the FIN. Only a task that is not the owner is told of. The FIN of a
-/// `shutdown()` in SYN_RECV waits for the ACK, whose softirq interrupts anybody; only a call has the socket locked
-/// (`tcp_rcv_state_process`, net/ipv4/tcp_input.c).
+/// `shutdown()` in SYN_RECV waits for the ACK, whose softirq interrupts anybody; only a call has the socket locked, its
+/// task then (`tcp_rcv_state_process`, net/ipv4/tcp_input.c, and `release_sock`).
 #[inline(always)]
 pub(crate) fn closing<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
     if socket.is_none_or(|socket| socket.task.pid != task::pid()) && sock.is_locked() {

@@ -77,6 +77,7 @@ fn begun<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8, ro
 #[inline(always)]
 fn remembered<R: Reader>(sock: Sock<R>, role: u8, owner: u8) -> Socket {
     let is_client = role == ROLE_CLIENT;
+    let is_child = role == ROLE_SERVER;
     Socket {
         task: if owner == OWNER_NONE {
             Task::default()
@@ -85,14 +86,14 @@ fn remembered<R: Reader>(sock: Sock<R>, role: u8, owner: u8) -> Socket {
         },
         role,
         owner,
-        bound_port: if is_client { sock.held() } else { 0 },
-        write_seq: if is_client { sock.write_seq() } else { 0 },
+        bound_port: if is_child { 0 } else { sock.held() },
+        write_seq: if is_child { 0 } else { sock.write_seq() },
         timewait: 0,
         // A child still has its listener's (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c).
         cookie: if is_client { sock.cookie() } else { 0 },
         local_port: 0,
         peer_port: if is_client { sock.peer_port() } else { 0 },
-        past_port: if is_client { sock.local_port() } else { 0 },
+        past_port: if is_child { 0 } else { sock.local_port() },
         pad: 0,
     }
 }

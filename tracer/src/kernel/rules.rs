@@ -22,7 +22,8 @@ pub(super) fn read(btf: &Btf, version: Version) -> Rules {
 }
 
 /// Releases with "tcp: avoid reusing FIN_WAIT2 when trying to find port in connect() process" (0d9e5df4a257, of
-/// 6.12), by branch. Branches that are not here had ended before.
+/// 6.12), by branch. Branches that are not here had ended before; who builds on one of those may have it all the same
+/// (Ubuntu's 6.8.0-53, which calls itself 6.8.12).
 const FIXED: [(u32, u32, u32); 6] = [
     (5, 10, 227),
     (5, 15, 168),
@@ -55,7 +56,7 @@ impl Version {
         let fixed = FIXED
             .iter()
             .find(|fixed| (fixed.0, fixed.1) == (major, minor));
-        patch != 0 && (major, minor) < (6, 12) && fixed.is_none_or(|fixed| patch < fixed.2)
+        patch != 0 && fixed.is_some_and(|fixed| patch < fixed.2)
     }
 }
 
@@ -108,10 +109,10 @@ mod tests {
         for (version, reuses) in [
             (Version(5, 10, 223), true),
             (Version(5, 10, 227), false),
-            (Version(5, 19, 17), true),
+            (Version(5, 19, 17), false),
             (Version(6, 1, 112), true),
             (Version(6, 1, 192), false),
-            (Version(6, 9, 12), true),
+            (Version(6, 8, 12), false),
             (Version(6, 11, 3), false),
             (Version(6, 12, 1), false),
             (Version(7, 2, 13), false),

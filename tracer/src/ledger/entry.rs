@@ -61,7 +61,7 @@ impl Marks {
     /// The connection has TCP timestamps.
     pub(super) const TIMESTAMPS: Self = Self(8);
     /// The kernel has taken its 4-tuple away, which somebody else may have by now: that comes before the transition to
-    /// CLOSE is told (`tcp_done`, net/ipv4/tcp.c).
+    /// CLOSE is told (`tcp_set_state`, net/ipv4/tcp.c).
     pub(super) const UNHASHED: Self = Self(16);
 
     pub(super) fn has(self, mark: Self) -> bool {

@@ -26,6 +26,8 @@ pub struct File {
     /// The last rotation failed, and is not tried again before this.
     not_before: Option<Instant>,
     tidying: Option<JoinHandle<()>>,
+    /// Why lines that were written could not be synced, until it is told: the kernel says it once.
+    unsynced: Option<io::Error>,
 }
 
 struct Open {
@@ -47,6 +49,7 @@ impl File {
             rotation,
             not_before: None,
             tidying: None,
+            unsynced: None,
         })
     }
 
@@ -57,6 +60,10 @@ impl File {
         };
         let left = usize::try_from(size.saturating_sub(self.open.length)).unwrap_or(usize::MAX);
         fitting(lines, left)
+    }
+
+    fn tell_unsynced(&mut self) -> io::Result<()> {
+        self.unsynced.take().map_or(Ok(()), Err)
     }
 
     fn is_due(&self, next: &[u8]) -> bool {
@@ -123,16 +130,17 @@ impl Sink for File {
         self.rotate_if_due(lines);
         let room = self.room(lines);
         let taken = self.open.append(&lines[..room])?;
-        // They are in the file: an error would have them written once more. The next tick tries again, and tells.
+        // They are in the file: an error would have them written once more.
         if self.rotation.fsync == Fsync::Always
             && let Err(error) = self.open.sync()
         {
-            log::debug!("{} can't be synced: {error}", self.path.display());
+            self.unsynced = Some(error);
         }
         Ok(taken)
     }
 
     fn tick(&mut self) -> io::Result<()> {
+        self.tell_unsynced()?;
         self.rotate_if_due(&[]);
         match self.rotation.fsync {
             Fsync::Interval | Fsync::Always => self.open.sync(),
@@ -149,6 +157,7 @@ impl Sink for File {
     }
 
     fn finish(&mut self, until: Instant) -> io::Result<()> {
+        self.tell_unsynced()?;
         if self.rotation.fsync != Fsync::Never {
             self.open.sync()?;
         }

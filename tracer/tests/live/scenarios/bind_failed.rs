@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     actor::{Actor, Op},
-    lines::{BindFailed, Record},
+    lines::{BindFailed, Record, State},
     mix::add_up,
     report::skip,
     scene::{Scene, V4},
@@ -21,6 +21,7 @@ use crate::{
 
 pub(super) const ALL: &[Scenario] = &[
     scenario("bind_exhausted", bind_exhausted),
+    scenario("bind_exhausted_again", exhausted_again),
     scenario("bind_address_in_use", address_in_use),
     scenario("bind_address_in_use_uring", by_uring),
     scenario("bind_free_is_no_failure", no_failure),
@@ -65,11 +66,8 @@ fn is_by(failed: &BindFailed, actor: &Actor, reason: &str, port: Option<u16>) ->
 fn bind_exhausted(scene: &Scene) -> Result<()> {
     is_covered(scene)?;
     let Exhausted { mut client, .. } = Exhausted::prepare(scene, V4)?;
-    let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-    for _ in 0..PORTS {
-        let fd = client.socket(any)?;
-        client.run(&Op::Bind { fd, addr: any })?;
-    }
+    let any = ANY;
+    bind_all(&mut client)?;
     for _ in 0..2 {
         let fd = client.socket(any)?;
         client.fails(&Op::Bind { fd, addr: any }, Errno::ADDRINUSE)?;
@@ -109,6 +107,44 @@ fn bind_exhausted(scene: &Scene) -> Result<()> {
         is_advised(&failed.why)?;
     }
     scene.expect_no_failure()
+}
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+fn bind_all(client: &mut Actor) -> Result<()> {
+    for _ in 0..PORTS {
+        let fd = client.socket(ANY)?;
+        client.run(&Op::Bind { fd, addr: ANY })?;
+    }
+    Ok(())
+}
+
+/// Of a socket that shows the port of an earlier connection, which somebody else has by now.
+fn exhausted_again(scene: &Scene) -> Result<()> {
+    is_covered(scene)?;
+    let Exhausted {
+        mut client, full, ..
+    } = Exhausted::prepare(scene, V4)?;
+    let fd = client.open(full.addr)?;
+    client.run(&Op::Disconnect { fd })?;
+    let mut other = scene.actor("other")?;
+    bind_all(&mut other)?;
+    client.fails(&Op::Listen { fd, backlog: 1 }, Errno::ADDRINUSE)?;
+    let failures = failures(scene)?;
+    let [failed] = failures.as_slice() else {
+        anyhow::bail!("not one failure: {failures:?}");
+    };
+    is_by(failed, &client, "ports_exhausted", None)?;
+    let budget = failed.why.budget.as_ref().context("no budget")?;
+    ensure!(budget.bound == u32::try_from(PORTS)?, "{failed:?}");
+    let tried = |state: &State| state.old == "LISTEN" || state.new == "LISTEN";
+    let by_client = |state: &State| {
+        tried(state) && state.process.as_ref().map(|process| process.pid) == Some(client.pid)
+    };
+    for state in scene.expect(by_client, &["CLOSE>LISTEN", "LISTEN>CLOSE"])? {
+        ensure!(state.local.port.is_none(), "a port at last: {state:?}");
+    }
+    Ok(())
 }
 
 fn address_in_use(scene: &Scene) -> Result<()> {
