@@ -116,7 +116,7 @@ pub struct Budget {
     pub to: Option<crate::config::To>,
 
     /// The source address; default: the one that the kernel would choose.
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = crate::config::address)]
     pub from: Option<std::net::IpAddr>,
 
     /// The network namespace: of a process, by its name in `ip netns list`, or by its inode number; default: our own

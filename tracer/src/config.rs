@@ -261,12 +261,13 @@ pub struct To {
 
 /// From `IP`, `IP:PORT` or `[IP]:PORT`.
 pub fn parse_to(text: &str) -> Result<To, String> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
+    // An IPv4-mapped address is the same destination.
+    if let Ok(ip) = address(text) {
         return Ok(To { ip, port: None });
     }
     match text.parse::<SocketAddr>() {
         Ok(addr) if addr.port() != 0 => Ok(To {
-            ip: addr.ip(),
+            ip: addr.ip().to_canonical(),
             port: Some(addr.port()),
         }),
         _ => Err(
@@ -274,6 +275,12 @@ pub fn parse_to(text: &str) -> Result<To, String> {
                 .into(),
         ),
     }
+}
+
+/// An address, an IPv4-mapped one as that of IPv4.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse::<IpAddr>().map(|ip| ip.to_canonical());
+    address.map_err(|_| "give an address, such as 10.0.0.7 or ::1".into())
 }
 
 /// How many times as fast as it was.
@@ -348,6 +355,13 @@ mod tests {
         let with = parse_to("[::1]:80").unwrap();
         assert_eq!((with.ip.to_string(), with.port), ("::1".into(), Some(80)));
         assert_eq!(parse_to("10.0.0.9").unwrap().port, None);
+        for mapped in ["::ffff:10.0.0.9", "[::ffff:10.0.0.9]:80"] {
+            assert_eq!(
+                parse_to(mapped).unwrap().ip,
+                parse_to("10.0.0.9").unwrap().ip
+            );
+        }
+        assert_eq!(address("::ffff:10.0.0.9"), address("10.0.0.9"));
         for bad in ["", "10.0.0.9:0", "10.0.0.9:x", "::1:", "example.org:80"] {
             assert!(parse_to(bad).is_err(), "{bad}");
         }

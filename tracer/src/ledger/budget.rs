@@ -103,17 +103,29 @@ impl Query<'_> {
 
     /// Whether a timewait socket gives way to `connect()` now (`tcp_twsk_unique`, net/ipv4/tcp_ipv4.c).
     fn reuses(&self, entry: &Entry, rules: Rules) -> bool {
-        const DELAY: u32 = 1000;
         let may_be = self.will_reuse(entry, rules);
         let Some(since) = entry.waits_since().filter(|_| may_be) else {
             return false;
         };
         if rules.delays {
-            let delay = self.settings.tw_reuse_delay.unwrap_or(DELAY);
-            self.now / MS > since / MS + u64::from(delay)
+            self.now / MS > since / MS + self.delay()
         } else {
             self.now / SECOND > since / SECOND
         }
+    }
+
+    /// In so many seconds a timewait socket that will be reused gives way, one at least.
+    pub(super) fn gives_way_in(&self, entry: &Entry, rules: Rules) -> u64 {
+        let since = entry.waits_since().unwrap_or(self.now);
+        let due = since.saturating_add(self.delay().saturating_mul(MS));
+        let rest = due.saturating_sub(self.now).div_ceil(SECOND);
+        if rules.delays { rest.max(1) } else { 1 }
+    }
+
+    /// Milliseconds.
+    fn delay(&self) -> u64 {
+        const DELAY: u32 = 1000;
+        self.settings.tw_reuse_delay.unwrap_or(DELAY).into()
     }
 }
 

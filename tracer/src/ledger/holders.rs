@@ -135,12 +135,12 @@ impl Ledger {
             let entry = &self.sockets[slot];
             accounts.add(entry);
             if entry.state == State::TimeWait {
-                // One that gives way does so in the next second or the one after that.
-                let due = entry
-                    .due
-                    .get()
-                    .filter(|_| !query.will_reuse(entry, self.rules));
-                let rest = due.map_or(1, |due| due.saturating_sub(query.now) / SECOND);
+                let rest = match entry.due.get() {
+                    Some(due) if !query.will_reuse(entry, self.rules) => {
+                        due.saturating_sub(query.now) / SECOND
+                    }
+                    _ => query.gives_way_in(entry, self.rules),
+                };
                 let second = usize::try_from(rest).unwrap_or(RELEASES);
                 explained.releases[second.min(RELEASES - 1)] += 1;
             }

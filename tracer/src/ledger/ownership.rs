@@ -100,10 +100,13 @@ impl Ledger {
         at(Address::has_ip_of).or_else(|| at(|listener, _| listener.is_unspecified()))
     }
 
-    /// Whether a socket that is no listener shares its port with one.
+    /// Whether a socket that is no listener shares its port with one that listens at its address.
     pub(super) fn shares_port(&self, entry: &Entry) -> bool {
         let mut there = self.sockets.listeners(entry.netns, entry.local.port);
-        entry.is_connection() && there.next().is_some()
+        let is_there = |listener: &Entry| {
+            listener.local.is_unspecified() || listener.local.has_ip_of(&entry.local)
+        };
+        entry.is_connection() && there.any(is_there)
     }
 }
 

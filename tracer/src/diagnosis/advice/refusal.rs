@@ -15,6 +15,7 @@ pub(super) fn address_in_use(case: &Case<'_>) -> Vec<Advice> {
         Some((State::Listen, _)) => vec![stop_holder(case), reuse_port(case)],
         Some((State::Close, _)) | None => vec![stop_holder(case)],
         Some((_, Some(Role::Client))) => vec![stop_holder(case)],
+        Some((state, None)) if state != State::TimeWait => vec![stop_holder(case)],
         Some(_) => vec![reuse_address(case)],
     };
     let reserve = is_outgoing(case).then(|| reserve_port(case)).flatten();
@@ -25,8 +26,13 @@ fn held(case: &Case<'_>) -> Option<(State, Option<Role>)> {
     case.held_by.as_ref().map(|held| (held.state, held.role))
 }
 
+/// Or may be: of one that is older than tracer it is not known.
 fn is_outgoing(case: &Case<'_>) -> bool {
-    matches!(held(case), Some((_, Some(Role::Client))))
+    match held(case) {
+        Some((_, Some(role))) => role == Role::Client,
+        Some((state, None)) => !matches!(state, State::Listen | State::Close | State::TimeWait),
+        None => false,
+    }
 }
 
 fn port(case: &Case<'_>) -> String {

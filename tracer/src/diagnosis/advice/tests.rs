@@ -31,7 +31,7 @@ struct Situation {
     /// Overrides the range of `settings`.
     socket_range: Option<(u16, u16)>,
     local_port: Option<u16>,
-    held_by: Option<(State, Role)>,
+    held_by: Option<(State, Option<Role>)>,
     change: fn(&mut Case<'_>),
     must: &'static [&'static str],
     must_not: &'static [&'static str],
@@ -134,7 +134,7 @@ impl Situation {
             },
             state,
             is_timewait: state == State::TimeWait,
-            role: Some(role),
+            role,
             owner: Owner::Bind,
             task: Some(&task),
             due: None,
@@ -480,7 +480,7 @@ fn others() -> Vec<Situation> {
         Situation {
             trouble: Trouble::TupleInUse,
             local_port: Some(40_000),
-            held_by: Some((State::Established, Role::Client)),
+            held_by: Some((State::Established, Some(Role::Client))),
             must: &[
                 "tuple_in_use_let_kernel_choose",
                 "tuple_in_use_close_holder",
@@ -498,7 +498,7 @@ fn others() -> Vec<Situation> {
         Situation {
             trouble: Trouble::TupleInUse,
             local_port: Some(40_000),
-            held_by: Some((State::TimeWait, Role::Client)),
+            held_by: Some((State::TimeWait, Some(Role::Client))),
             must: &[
                 "tuple_in_use_let_kernel_choose",
                 "tuple_in_use_wait",
@@ -560,7 +560,7 @@ fn others() -> Vec<Situation> {
         Situation {
             trouble: Trouble::AddressInUse,
             local_port: Some(8_080),
-            held_by: Some((State::Listen, Role::Listener)),
+            held_by: Some((State::Listen, Some(Role::Listener))),
             must: &["stop_holder", "reuse_port"],
             must_not: &[
                 "reuse_address",
@@ -575,7 +575,7 @@ fn others() -> Vec<Situation> {
         Situation {
             trouble: Trouble::AddressInUse,
             local_port: Some(8_080),
-            held_by: Some((State::TimeWait, Role::Server)),
+            held_by: Some((State::TimeWait, Some(Role::Server))),
             must: &["reuse_address"],
             must_not: &["stop_holder", "reuse_port", "reserve_port"],
             says: &["port 8080 is held by TIME_WAIT"],
@@ -584,7 +584,7 @@ fn others() -> Vec<Situation> {
         Situation {
             trouble: Trouble::AddressInUse,
             local_port: Some(50_051),
-            held_by: Some((State::Established, Role::Client)),
+            held_by: Some((State::Established, Some(Role::Client))),
             must: &["reserve_port", "stop_holder"],
             must_not: &["reuse_address", "reuse_port"],
             says: &[
@@ -592,6 +592,15 @@ fn others() -> Vec<Situation> {
                 "ip_local_reserved_ports=50051",
             ],
             ..situation("address that an outgoing connection has")
+        },
+        Situation {
+            trouble: Trouble::AddressInUse,
+            local_port: Some(50_051),
+            held_by: Some((State::Established, None)),
+            must: &["reserve_port", "stop_holder"],
+            must_not: &["reuse_address", "reuse_port"],
+            says: &["worker (pid 812) has a connection from port 50051"],
+            ..situation("address of a connection that is older than tracer")
         },
         Situation {
             trouble: Trouble::AddressInUse,

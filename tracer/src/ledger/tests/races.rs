@@ -107,3 +107,52 @@ fn a_listener_that_becomes_a_timewait_socket_is_no_listener() {
     tester.put(nobodys(event(30, 2, state(State::TimeWait, State::Close))));
     tester.ledger.usage(50);
 }
+
+#[test]
+fn who_listens_at_another_address_serves_no_connection() {
+    let mut tester = with_pool();
+    for (sock, ip) in [(1, "10.0.0.9"), (2, "10.0.0.1")] {
+        let listens = Event {
+            tuple: Tuple {
+                local: endpoint(ip, 4000),
+                peer: endpoint("0.0.0.0", 0),
+                ..tuple(4000)
+            },
+            role: Some(Role::Listener),
+            owner: Owner::Bind,
+            ..event(10 * sock + 1, sock, state(State::Close, State::Listen))
+        };
+        tester.ledger.begin_resync(10 * sock);
+        tester.put(listens);
+        tester.row(&row(9, State::Established));
+        tester.end_resync(10 * sock + 2);
+        let found = tester.ledger.sockets().find(|socket| socket.key == 9);
+        let expected = (sock == 2).then_some(Role::Server);
+        assert_eq!(found.unwrap().role, expected, "{ip}");
+    }
+}
+
+#[test]
+fn a_timewait_socket_gives_way_after_the_delay() {
+    let mut tester = Tester::in_time_wait(1, 2);
+    tester.ledger.set_rules(Rules {
+        delays: true,
+        ..Rules::default()
+    });
+    let settings = Settings {
+        range: (4000, 4000),
+        tw_reuse: 1,
+        tw_reuse_delay: Some(30_000),
+        ..Settings::default()
+    };
+    let query = Query {
+        netns: NETNS,
+        local_ip: tuple(4000).local.ip,
+        peer: Some(tuple(4000).peer),
+        settings: &settings,
+        socket_range: None,
+        now: 10_000_000_030,
+    };
+    let releases = tester.ledger.explain(&query).releases;
+    assert_eq!(releases.iter().position(|count| *count > 0), Some(20));
+}
