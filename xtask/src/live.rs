@@ -95,8 +95,9 @@ pub(crate) fn one_trial(name: &str) -> Vec<String> {
 
 /// What lies behind the ledger is the same on every kernel, and much of it takes time, memory or many tracers at once: too
 /// much for a machine that is emulated.
-const NATIVE: [&str; 17] = [
+const NATIVE: [&str; 21] = [
     "auto::",
+    "kprobe::filters",
     SOAK,
     "tool::filters",
     "tool::configuration",
@@ -112,6 +113,9 @@ const NATIVE: [&str; 17] = [
     "tool::recorder_disk_full",
     "tool::prometheus",
     "tool::cpu_guard",
+    "tool::failure_storm",
+    "tool::coalesced_failures",
+    "tool::pressure",
     "tool::stats",
 ];
 

@@ -61,7 +61,7 @@ impl Marks {
     /// The connection has TCP timestamps.
     pub(super) const TIMESTAMPS: Self = Self(8);
     /// The kernel has taken its 4-tuple away, which somebody else may have by now: that comes before the transition to
-    /// CLOSE is told (`tcp_set_state`, net/ipv4/tcp.c).
+    /// CLOSE is told (`tcp_set_state`, net/ipv4/tcp.c). Or it has not given it yet.
     pub(super) const UNHASHED: Self = Self(16);
 
     pub(super) fn has(self, mark: Self) -> bool {
@@ -164,8 +164,7 @@ impl Phase {
     fn of(state: State) -> Self {
         match state {
             State::Close => Self::Closed,
-            // Of two children of one request one will do (`inet_ehash_nolisten`, net/ipv4/inet_hashtables.c).
-            State::SynSent | State::SynRecv => Self::Connecting,
+            State::SynSent => Self::Connecting,
             State::Listen => Self::Listening,
             _ => Self::Connected,
         }

@@ -156,10 +156,21 @@ impl Ledger {
     pub(super) fn begin_with(&mut self, event: &Event, change: &Change, take: Take<'_>) -> Slot {
         let mut entry = Entry::of_event(event, change.old);
         change.lead(&mut entry);
+        if self.is_second_child(&entry) {
+            entry.marks.set(Marks::UNHASHED, true);
+        }
         entry.touched = self.touch(event.ts);
         let (slot, rival) = self.sockets.insert(entry);
         self.supersede(rival, event.ts, take);
         slot
+    }
+
+    /// Of two children of one request one will do (`inet_ehash_nolisten`, net/ipv4/inet_hashtables.c): the one that has
+    /// the 4-tuple, or is established next. A timewait socket has ended before there is a child.
+    fn is_second_child(&self, entry: &Entry) -> bool {
+        let has_tuple = entry.state == State::SynRecv && entry.peer.port != 0;
+        let rival = has_tuple.then(|| self.sockets.rival(entry)).flatten();
+        rival.is_some_and(|slot| !self.sockets[slot].is_timewait)
     }
 
     fn continue_with(&mut self, slot: Slot, event: &Event, change: &Change, take: Take<'_>) {

@@ -143,10 +143,14 @@ fn without_source(scene: &Scene) -> Result<()> {
         full,
         mut client,
         free: _free,
-    } = Exhausted::new(scene, V6)?;
+    } = Exhausted::prepare(scene, V6)?;
     let (to, foreign) = (full.addr, SocketAddr::new(GLOBAL.into(), PORT));
+    let mut other = scene.actor("other")?;
+    every(&connect_many(&mut other, to, PORTS)?, PORTS, 0)?;
     let fd = client.socket(to)?;
     client.fails(&Op::Connect { fd, to }, Errno::ADDRNOTAVAIL)?;
+    // Without addresses these could not be closed.
+    other.exit()?;
     without_ipv6(scene)?;
     for _ in 0..2 {
         client.fails(&Op::Connect { fd, to: foreign }, Errno::ADDRNOTAVAIL)?;
