@@ -132,7 +132,9 @@ impl Watch {
     }
 
     fn look(&mut self, inode: u32, pid: Option<u32>, now: u64, max_age: Duration) -> Option<&Look> {
-        if !self.is_recent(inode, now, max_age) {
+        // Through another process it may succeed where it has just failed.
+        let retry = if pid.is_some() { Duration::ZERO } else { RETRY };
+        if !self.is_recent(inode, now, max_age, retry) {
             let found = match self.open(inode, pid) {
                 Some(namespace) => vec![namespace],
                 None => self.walk(&[inode], now),
@@ -142,9 +144,9 @@ impl Watch {
         self.known.get(&inode)?.look.as_ref()
     }
 
-    fn is_recent(&self, inode: u32, now: u64, max_age: Duration) -> bool {
+    fn is_recent(&self, inode: u32, now: u64, max_age: Duration, retry: Duration) -> bool {
         self.known.get(&inode).is_some_and(|known| {
-            let enough = if known.fresh { max_age } else { RETRY };
+            let enough = if known.fresh { max_age } else { retry };
             Duration::from_nanos(now.saturating_sub(known.at)) < enough
         })
     }
@@ -279,6 +281,23 @@ mod tests {
         assert!(watch.refresh(&[inode, here()], 6 * SECOND).is_empty());
         let host = watch.host(inode, None, 6 * SECOND, AGE);
         assert_eq!(host.has_ipv4, Some(false));
+        drop(leave);
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_was_not_found_is_found_at_once_through_a_process_in_it() {
+        let Some((inode, leave, thread)) = elsewhere() else {
+            return;
+        };
+        let found = all().unwrap();
+        let found = found.iter().find(|each| each.inode == inode).unwrap();
+        let mut numbers = found.place.iter().rev().filter_map(|part| part.to_str());
+        let thread_id = numbers.find_map(|part| part.parse().ok());
+        let mut watch = Watch::new();
+        watch.walk_after = u64::MAX;
+        assert_eq!(watch.settings(inode, None, SECOND, AGE), None);
+        assert!(watch.settings(inode, thread_id, SECOND, AGE).is_some());
         drop(leave);
         thread.join().unwrap();
     }
