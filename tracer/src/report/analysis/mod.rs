@@ -288,7 +288,8 @@ impl Analysis {
             ts: Some(ts),
         };
         let mark = Mark {
-            ts: (!item.repeated).then_some(ts),
+            ts,
+            is_copy: item.repeated,
             seq: item.seq,
             starts,
         };

@@ -51,8 +51,9 @@ pub(super) struct Run {
 /// What tells which run a line is of.
 #[derive(Clone, Copy)]
 pub(super) struct Mark {
-    /// `None`: it is a copy of a line that came before.
-    pub ts: Option<i64>,
+    pub ts: i64,
+    /// It is a copy of a line that came before.
+    pub is_copy: bool,
     pub seq: Option<u64>,
     pub starts: bool,
 }
@@ -72,19 +73,22 @@ impl Runs {
         at: impl Fn() -> At,
         holes: &mut Holes,
     ) -> (usize, bool) {
-        let Mark { seq, starts, .. } = mark;
+        let Mark {
+            ts, seq, starts, ..
+        } = mark;
         let current = self.current.get(&host).copied();
         let full = self.all.len() >= RUNS;
         let current = current.filter(|run| full || !self.all[*run].is_over(seq, starts));
         let number = current.unwrap_or_else(|| self.begin(host, seq));
         let run = &mut self.all[number];
         run.lines += 1;
-        let Some(ts) = mark.ts else {
-            return (number, current.is_none());
-        };
-        if std::mem::take(&mut run.is_untimed) {
+        if run.is_untimed {
             (run.from, run.to) = (ts, ts);
         }
+        if mark.is_copy {
+            return (number, current.is_none());
+        }
+        run.is_untimed = false;
         if ts < run.to.saturating_sub(STEP_BACK) {
             let back = run.to.saturating_sub(ts) / 1_000_000_000;
             holes.add("clock_step", at(), 1, || {
