@@ -15,8 +15,10 @@ use super::forecast::TIME_WAIT_HOLD;
 pub enum Trouble {
     /// `connect()` found no free port, or soon will.
     NoPort,
-    /// `bind()` to port 0, or `listen()` without `bind()`, found no free port.
+    /// `bind()` to port 0 found no free port.
     NoPortToBind,
+    /// The same of `listen()` without `bind()`.
+    NoPortToListen,
     /// `bind()` to a port that somebody has.
     AddressInUse,
     /// `connect()` from a bound port whose 4-tuple is taken.
@@ -28,7 +30,10 @@ pub enum Trouble {
 impl Trouble {
     /// Whether it is about ports that are all taken.
     pub fn is_shortage(self) -> bool {
-        matches!(self, Self::NoPort | Self::NoPortToBind)
+        matches!(
+            self,
+            Self::NoPort | Self::NoPortToBind | Self::NoPortToListen
+        )
     }
 }
 

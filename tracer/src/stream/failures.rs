@@ -177,7 +177,8 @@ fn trouble(attempt: &Attempt) -> Option<Trouble> {
         Call::Connect(Reason::NoSourceAddress) => Trouble::NoSourceAddress,
         Call::Connect(Reason::Unknown) => return None,
         Call::BindPort => Trouble::AddressInUse,
-        Call::Bind | Call::Listen => Trouble::NoPortToBind,
+        Call::Bind => Trouble::NoPortToBind,
+        Call::Listen => Trouble::NoPortToListen,
     })
 }
 

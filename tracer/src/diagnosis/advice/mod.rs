@@ -29,7 +29,9 @@ pub struct Advice {
 /// What applies to this host and case, best first; what not to do comes last.
 pub fn advice(case: &Case<'_>) -> Vec<Advice> {
     let mut all = match case.trouble {
-        Trouble::NoPort | Trouble::NoPortToBind => exhaustion::advice(case),
+        Trouble::NoPort | Trouble::NoPortToBind | Trouble::NoPortToListen => {
+            exhaustion::advice(case)
+        }
         Trouble::AddressInUse => refusal::address_in_use(case),
         Trouble::TupleInUse => refusal::tuple_in_use(case),
         Trouble::NoSourceAddress => refusal::no_source_address(case),

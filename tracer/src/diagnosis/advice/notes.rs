@@ -79,13 +79,13 @@ fn accept_backlog(case: &Case<'_>) -> Option<Advice> {
 }
 
 fn is_exhaustion(case: &Case<'_>) -> bool {
-    matches!(case.trouble, Trouble::NoPort | Trouble::NoPortToBind)
+    case.trouble.is_shortage()
 }
 
 /// Only those that somebody would think of here.
 pub(super) fn not_to_do(case: &Case<'_>) -> Vec<Advice> {
     match case.trouble {
-        Trouble::NoPort | Trouble::NoPortToBind if is_share(case.time_wait(), 25, case.taken()) => {
+        _ if is_exhaustion(case) && is_share(case.time_wait(), 25, case.taken()) => {
             against_time_wait(case)
         }
         Trouble::TupleInUse => vec![new(

@@ -31,7 +31,10 @@ pub(super) fn more_addresses(case: &Case<'_>) -> Option<Advice> {
     if !is_share(case.budget.in_use, 50, case.taken()) {
         return None;
     }
-    if case.trouble == Trouble::NoPortToBind {
+    if matches!(
+        case.trouble,
+        Trouble::NoPortToBind | Trouble::NoPortToListen
+    ) {
         return (!case.local_ip.is_unspecified()).then(|| {
             new(
                 "more_addresses",

@@ -420,6 +420,14 @@ fn obstacles() -> Vec<Situation> {
             ..situation("bind(0) among TIME_WAIT").settings(|settings| settings.tw_reuse = 0)
         },
         Situation {
+            trouble: Trouble::NoPortToListen,
+            local: "0.0.0.0",
+            peer: "0.0.0.0",
+            must: &["reuse_connections", "widen_range"],
+            must_not: &["bind_address_no_port", "more_addresses", "unix_socket"],
+            ..situation("listen() without bind() among TIME_WAIT")
+        },
+        Situation {
             trouble: Trouble::NoPortToBind,
             local: "0.0.0.0",
             peer: "0.0.0.0",
