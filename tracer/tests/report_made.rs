@@ -206,6 +206,30 @@ fn the_limit_is_the_one_that_there_was_then() {
 }
 
 #[test]
+fn a_sample_of_the_transitions_is_not_taken_for_all() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    let from = "\"kernel\"";
+    let to = format!("\"filter\":{{\"sample\":[\"100\"]}},{from}");
+    lines.text = lines.text.replacen(from, &to, 1);
+    for second in 1..20 {
+        lines.open(second, 1, 40_000 + second as u16);
+    }
+    lines.usage(20, 1..2, 16);
+    for second in 21..30 {
+        for _ in 0..50 {
+            lines.fail(second, 16, json!([]));
+        }
+    }
+    lines.usage(30, 1..2, 16);
+    let report = report("sample", &lines.text, Narrow::default());
+    assert_eq!(highest(&report.pools[0].ports), 16);
+    let causes: Vec<_> = report.causes.iter().map(|cause| &*cause.id).collect();
+    assert!(!causes.contains(&"rate_rose"), "{causes:?}");
+    let says = |hole: &report::model::Hole| hole.text.contains("--sample");
+    assert!(report.holes.iter().any(says));
+}
+
+#[test]
 fn between_two_runs_nothing_is_known() {
     let mut lines = Lines::start("web-1", 0, [40000, 40015]);
     lines.usage(10, 1..2, 16).usage(20, 1..2, 16);

@@ -189,6 +189,8 @@ pub struct Start {
     pub tracer: Box<str>,
     pub kernel: Box<str>,
     pub netns: Vec<Settings>,
+    /// By `--sample` or `--state` there are `state` lines of some connections or transitions only.
+    pub is_sampled: bool,
 }
 
 /// Why a line can't be used.
@@ -420,6 +422,9 @@ impl<'a> Digester<'a> {
             tracer: own(line.tracer),
             kernel: own(line.kernel),
             netns: line.netns,
+            is_sampled: ["sample", "state"]
+                .iter()
+                .any(|option| line.filter.contains_key(*option)),
         })))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, mem};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::event::{Role, State};
 
@@ -217,6 +217,8 @@ line! {
         kernel: Text<'a>,
         #[serde(default)]
         netns: Vec<Settings>,
+        #[serde(borrow, default)]
+        filter: BTreeMap<Text<'a>, IgnoredAny>,
     }
 }
 

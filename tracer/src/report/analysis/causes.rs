@@ -236,6 +236,10 @@ impl Analysis {
     }
 
     fn rate_rose(&self, pool: &Pool, to: &Destination, end: usize, host: &str) -> Option<Moment> {
+        // Those that succeed must be told, too.
+        if !pool.told.state && !pool.told.connection {
+            return None;
+        }
         let which = usize::from(!pool.told.state);
         let opened = to.opened[which].values(&self.axis);
         // Attempts that fail are attempts: without them the rate seems to fall where the ports end.

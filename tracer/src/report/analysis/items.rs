@@ -105,8 +105,9 @@ impl Analysis {
     }
 
     fn state(&mut self, here: &Block, scene: Scene, (place, process): (u32, u32), change: Change) {
-        self.runs.all[scene.run].states += 1;
-        if scene.ts > self.bounds.1 {
+        let run = &mut self.runs.all[scene.run];
+        run.states += 1;
+        if run.is_sampled || scene.ts > self.bounds.1 {
             return;
         }
         let Some((place, who)) = self.who(here, scene.host, place, process) else {
@@ -373,6 +374,15 @@ impl Analysis {
         let run = &mut self.runs.all[scene.run];
         run.tracer = Some(start.tracer.into());
         run.kernel = Some(start.kernel.into());
+        if start.is_sampled && !std::mem::replace(&mut run.is_sampled, true) {
+            let at = At {
+                host: Some(self.names.hosts[scene.host].name.clone()),
+                ..At::default()
+            };
+            self.holes.add("levels", at, 1, || {
+                "by --sample or --state there are state lines of some connections or transitions only: levels and rates follow the other lines".into()
+            });
+        }
         let host = self.names.hosts[scene.host].name.clone();
         if scene.bin.is_some() {
             self.events

@@ -40,6 +40,8 @@ pub(super) struct Run {
     told: Option<(u64, u64, u64)>,
     pub settings: HashMap<u32, Settings>,
     pub states: u64,
+    /// See [`crate::report::digest::Start::is_sampled`].
+    pub is_sampled: bool,
     pub usages: u64,
     pub overflow: u64,
     /// A line lay in the time that counts.
