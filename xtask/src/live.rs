@@ -95,9 +95,8 @@ pub(crate) fn one_trial(name: &str) -> Vec<String> {
 
 /// What lies behind the ledger is the same on every kernel, and much of it takes time, memory or many tracers at once: too
 /// much for a machine that is emulated.
-const NATIVE: [&str; 21] = [
+const NATIVE: [&str; 20] = [
     "auto::",
-    "kprobe::filters",
     SOAK,
     "tool::filters",
     "tool::configuration",
