@@ -23,9 +23,7 @@ pub(crate) fn first<R: Reader>(sock: Sock<R>, old: u8, new: u8, socket: &Socket)
     };
     let event = record.get();
     transition(event, sock, old, new);
-    // It has no port but the one that it holds: what else it shows is that of an earlier connection (`__inet_put_port`,
-    // net/ipv4/inet_hashtables.c, leaves `inet_sport` as it is).
-    event.tuple.local_port = event.tuple.held;
+    forget_past_port(event);
     remembered(event, Some(socket));
     record.submit();
 }
@@ -123,7 +121,7 @@ pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) 
     event.kind = kind;
     if kind == KIND_BOUND {
         // `inet_sport` follows when the function has returned (`__inet_bind` and `inet_csk_listen_start`).
-        event.tuple.local_port = event.tuple.held;
+        forget_past_port(event);
     }
     event.new = sock.state();
     if event.new == tcp::LISTEN {
@@ -132,6 +130,13 @@ pub(crate) fn deed<R: Reader>(sock: Sock<R>, kind: u16, owner: u8, task: &Task) 
     event.owner = owner;
     words::copy(task, &mut event.task);
     record.submit();
+}
+
+/// Of a socket that has no port but the one that it holds: what else it shows is that of an earlier connection
+/// (`__inet_put_port`, net/ipv4/inet_hashtables.c, leaves `inet_sport` as it is).
+#[inline(always)]
+pub(crate) fn forget_past_port(event: &mut Event) {
+    event.tuple.local_port = event.tuple.held;
 }
 
 #[inline(always)]

@@ -49,8 +49,7 @@ pub(crate) fn socket(seq: *mut seq_file, sk: *const u8) {
 #[inline(always)]
 fn describe(row: &mut Event, sock: Sock<Probe>) {
     emit::describe(row, sock);
-    // One that still looks for a port shows the one of an earlier connection.
-    row.tuple.local_port = row.tuple.held;
+    emit::forget_past_port(row);
     row.facts = sock.facts();
 }
 

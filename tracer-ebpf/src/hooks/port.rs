@@ -67,8 +67,7 @@ pub(crate) fn returned_refused(sock: Option<Sock<Probe>>, address: Address) {
     if let Some(mut record) = Record::<Event>::reserve(sock) {
         let event = record.get();
         emit::bind_failure(event, sock, address.is_of_socket(), &task);
-        // That of `listen()`; what else it shows is the port of an earlier connection.
-        event.tuple.local_port = event.tuple.held;
+        emit::forget_past_port(event);
         address::source(event, address);
         record.submit();
     }
