@@ -103,10 +103,7 @@ impl Ledger {
     /// Whether a socket that is no listener shares its port with one that listens at its address.
     pub(super) fn shares_port(&self, entry: &Entry) -> bool {
         let mut there = self.sockets.listeners(entry.netns, entry.local.port);
-        let is_there = |listener: &Entry| {
-            listener.local.is_unspecified() || listener.local.has_ip_of(&entry.local)
-        };
-        entry.is_connection() && there.any(is_there)
+        entry.is_connection() && there.any(|listener| listener.local.overlaps(&entry.local))
     }
 }
 
