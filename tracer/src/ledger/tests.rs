@@ -54,6 +54,13 @@ fn event(ts: u64, sock: u64, kind: Kind) -> Event {
     }
 }
 
+/// A client begins to connect, and has no port yet.
+fn searching(ts: u64, sock: u64) -> Event {
+    let mut event = event(ts, sock, state(State::Close, State::SynSent));
+    event.tuple.local.port = None;
+    event
+}
+
 fn server(event: Event) -> Event {
     Event {
         role: Some(Role::Server),
@@ -141,9 +148,7 @@ impl Tester {
     /// A connection of process 1 from port 4000, by events at 10 and 20.
     fn established(sock: u64) -> Self {
         let mut tester = Self::default();
-        let mut start = event(10, sock, state(State::Close, State::SynSent));
-        start.tuple.local.port = None;
-        tester.put(start);
+        tester.put(searching(10, sock));
         tester.put(event(20, sock, state(State::SynSent, State::Established)));
         tester.told();
         tester
@@ -248,9 +253,7 @@ fn held_by(row: Row, pid: u32) -> Row {
 
 /// What is told when another socket of process 1 connects from port 4000, before the answer comes: it is the only one then.
 fn told_of_taking(mut tester: Tester) -> Vec<String> {
-    let mut start = event(40, 0xb, state(State::Close, State::SynSent));
-    start.tuple.local.port = None;
-    tester.put(start);
+    tester.put(searching(40, 0xb));
     tester.told();
     tester.put(event(41, 0xb, Kind::Port));
     assert_eq!(tester.keys(), [0xb]);
@@ -346,9 +349,7 @@ fn a_timewait_socket_at_the_very_address_of_its_socket_is_none() {
 fn who_reuses_a_tuple_ends_the_timewait_socket() {
     let mut tester = Tester::in_time_wait(1, 2);
     let step = state(State::SynSent, State::Established);
-    let mut start = event(40, 3, state(State::Close, State::SynSent));
-    start.tuple.local.port = None;
-    tester.put(start).told();
+    tester.put(searching(40, 3)).told();
     // An IPv4-mapped address is the same address.
     let mut mapped = event(50, 3, step);
     mapped.tuple.family = Family::Ipv6;

@@ -33,10 +33,7 @@ enum Run {
     /// Before the first line.
     None,
     /// With its `start` line; the next one tells whether there are inputs.
-    Begun {
-        first: Box<First>,
-        ts: u64,
-    },
+    Begun(Box<First>),
     Exact(Box<Exact>),
     Told(Box<Told>),
 }
@@ -68,7 +65,7 @@ impl<'a> Replay<'a> {
 
     /// There are no more lines.
     pub fn end(&mut self, troubles: &mut Troubles) -> io::Result<()> {
-        if let Run::Begun { .. } = self.run {
+        if let Run::Begun(_) = self.run {
             self.tell(troubles);
         }
         if let Run::Told(told) = &mut self.run {
@@ -142,13 +139,13 @@ impl<'a> Replay<'a> {
             self.seq = Some(head.seq.map_or(0, |seq| seq + 1));
         }
         self.copies.clear();
-        self.run = Run::Begun { first, ts };
+        self.run = Run::Begun(first);
         Ok(())
     }
 
     /// The run's own lines are still to come.
     fn has_only_copies(&self) -> bool {
-        matches!(self.run, Run::Begun { .. }) && self.seq.is_none()
+        matches!(self.run, Run::Begun(_)) && self.seq.is_none()
     }
 
     fn input(
@@ -245,8 +242,8 @@ impl<'a> Replay<'a> {
     }
 
     fn tell(&mut self, troubles: &mut Troubles) {
-        if let Run::Begun { first, ts } = &self.run {
-            let mut told = Told::new(&self.host, *ts, Some(first), troubles);
+        if let Run::Begun(first) = &self.run {
+            let mut told = Told::new(&self.host, self.began, Some(first), troubles);
             for line in self.copies.drain(..) {
                 if let Err(why) = told.copy(&line) {
                     troubles.hole(why);
@@ -269,7 +266,7 @@ impl<'a> Replay<'a> {
         let stream = match &mut self.run {
             Run::Exact(exact) => exact.stream(),
             Run::Told(told) => told.stream(),
-            Run::None | Run::Begun { .. } => return Ok(()),
+            Run::None | Run::Begun(_) => return Ok(()),
         };
         if stream.lines().len() < least {
             return Ok(());

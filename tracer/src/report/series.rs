@@ -269,6 +269,13 @@ impl Level {
     }
 }
 
+/// The value of a bin, or the last before it that is known, or the first after it.
+pub(super) fn known_at(values: &[Option<u32>], bin: usize) -> Option<u32> {
+    let (before, after) = values.split_at(values.len().min(bin.saturating_add(1)));
+    let known = before.iter().flatten().next_back();
+    known.or_else(|| after.iter().flatten().next()).copied()
+}
+
 fn latest(levels: &[i32]) -> i32 {
     let known = levels.iter().rev().find(|level| **level != UNKNOWN);
     known.copied().unwrap_or(UNKNOWN)

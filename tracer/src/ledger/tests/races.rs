@@ -23,9 +23,7 @@ fn with_pool() -> Tester {
 fn an_end_that_is_told_late_leaves_the_next_connection_alone() {
     let mut tester = Tester::established(1);
     // The kernel gives the port back before it tells the end: another CPU may be faster.
-    let mut start = event(30, 2, state(State::Close, State::SynSent));
-    start.tuple.local.port = None;
-    tester.put(start);
+    tester.put(searching(30, 2));
     tester.put(event(31, 2, state(State::SynSent, State::Established)));
     assert_eq!(tester.keys(), [2]);
     tester.told();
@@ -57,13 +55,11 @@ fn of_two_children_of_one_request_the_one_that_is_established_stays() {
 fn a_row_of_a_socket_that_looks_for_a_port_says_nothing_of_how_it_gets_one() {
     let mut tester = with_pool();
     tester.ledger.begin_resync(5);
-    let mut start = event(10, 1, state(State::Close, State::SynSent));
-    start.tuple.local.port = None;
-    tester.put(start);
-    let mut searching = row(1, State::SynSent);
-    searching.tuple.local.port = None;
-    searching.connect_bind = Some(false);
-    tester.row(&held_by(searching, 1));
+    tester.put(searching(10, 1));
+    let mut row = row(1, State::SynSent);
+    row.tuple.local.port = None;
+    row.connect_bind = Some(false);
+    tester.row(&held_by(row, 1));
     tester.put(event(20, 1, state(State::SynSent, State::Established)));
     tester.end_resync(30);
     assert_eq!(tester.ledger.bound_ports(NETNS), 0);
@@ -79,9 +75,7 @@ fn a_row_of_a_socket_that_is_gone_binds_no_port() {
     };
     tester.put(bound(Kind::Bound));
     tester.put(bound(Kind::Released));
-    let mut taker = event(20, 2, state(State::Close, State::SynSent));
-    taker.tuple.local.port = None;
-    tester.put(taker);
+    tester.put(searching(20, 2));
     tester.put(event(21, 2, state(State::SynSent, State::Established)));
     let mut late = row(1, State::Close);
     (late.held, late.mode) = (Some(4000), Some(Mode::Bind));

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     event::State,
-    report::{line::Settings, model::Moment},
+    report::{line::Settings, model::Moment, series::known_at},
 };
 
 /// What is less than this many percent of the limit did not lead to much.
@@ -104,7 +104,7 @@ impl Analysis {
     fn causes_in(&self, id: usize, pool: &Pool, all: &mut Vec<Moment>) {
         let host = &self.names.hosts[pool.host].name;
         let end = self.first_failure(&pool.failed.values(&self.axis));
-        let limit = known_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
+        let limit = limit_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
         let until = self.axis.begin(self.axis.first() + end as i64 + 1);
         for stack in &pool.stacks {
             all.extend(self.new_process(stack, limit, until, host));
@@ -120,7 +120,7 @@ impl Analysis {
             let limit = to
                 .limit
                 .as_ref()
-                .and_then(|own| known_at(&own.values(&self.axis), end))
+                .and_then(|own| limit_at(&own.values(&self.axis), end))
                 .unwrap_or(limit);
             all.extend(self.rate_rose(pool, to, end, host));
             all.extend(self.closes_first(to, end, host));
@@ -373,12 +373,9 @@ fn half_way(values: &[Option<u32>]) -> Option<(i32, usize)> {
     Some((i32::try_from(highest).unwrap_or(i32::MAX), half))
 }
 
-/// The value of a bin, or the last before it that is known, or the first after it.
-pub(super) fn known_at(values: &[Option<u32>], bin: usize) -> Option<i32> {
-    let (before, after) = values.split_at(values.len().min(bin + 1));
-    let known = before.iter().flatten().next_back();
-    let value = known.or_else(|| after.iter().flatten().next())?;
-    i32::try_from(*value).ok()
+/// The level at a bin, as far as it is known.
+pub(super) fn limit_at(values: &[Option<u32>], bin: usize) -> Option<i32> {
+    i32::try_from(known_at(values, bin)?).ok()
 }
 
 fn milliseconds(ms: f64) -> String {

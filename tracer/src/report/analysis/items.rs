@@ -315,8 +315,7 @@ impl Analysis {
         let Some(process) = self.process(here, scene.host, usage.process) else {
             return;
         };
-        let others = self.names.others(scene.host);
-        let Some(pool) = self.pools.pool(scene.host, usage.netns, others) else {
+        let Some(pool) = self.pool(scene.host, usage.netns) else {
             return;
         };
         if usage.exited {
@@ -399,8 +398,7 @@ impl Analysis {
         if !self.narrow.has_netns(netns) || scene.ts > self.bounds.1 {
             return;
         }
-        let others = self.names.others(scene.host);
-        let Some(pool) = self.pools.pool(scene.host, netns, others) else {
+        let Some(pool) = self.pool(scene.host, netns) else {
             return;
         };
         let when = self.when(&scene);

@@ -233,8 +233,7 @@ impl Analysis {
         let processes = processes.collect();
         let places = digest.places.iter().map(|place| {
             let host = hosts[place.host as usize]?;
-            let others = self.names.others(host);
-            let pool = self.pools.pool(host, place.netns, others)?;
+            let pool = self.pool(host, place.netns)?;
             let wanted = self.narrow.has_netns(place.netns)
                 && place.to.as_ref().is_none_or(|to| self.narrow.has_route(to));
             let destination = place
@@ -256,6 +255,12 @@ impl Analysis {
             processes,
             places,
         }
+    }
+
+    /// `None`: there are too many.
+    fn pool(&mut self, host: HostId, netns: u32) -> Option<PoolId> {
+        let others = self.names.others(host);
+        self.pools.pool(host, netns, others)
     }
 
     fn item(&mut self, here: &Block, item: Item) {

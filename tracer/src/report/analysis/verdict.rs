@@ -1,6 +1,6 @@
 //! What happened, and why, in two sentences.
 
-use super::{Analysis, causes::known_at, names::HostId, pools::Destination};
+use super::{Analysis, causes::limit_at, names::HostId, pools::Destination};
 use crate::report::{
     model::{Count, Failures, Moment},
     time::timestamp,
@@ -112,7 +112,7 @@ impl Analysis {
     fn limit(&self, to: &Destination) -> Option<i32> {
         let limit = to.limit.as_ref();
         let limit = limit.unwrap_or(&self.pools.pools[to.pool].limit);
-        known_at(&limit.values(&self.axis), self.place(to.peak?.ts))
+        limit_at(&limit.values(&self.axis), self.place(to.peak?.ts))
     }
 
     fn what_failed(&self, failures: &Failures) -> String {

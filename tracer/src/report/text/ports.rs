@@ -5,7 +5,10 @@ use super::{
     chart::{bins_per_column, curve},
     escape,
 };
-use crate::report::model::{Axis, Destination, Peak, Pool, Report, Stack};
+use crate::report::{
+    model::{Axis, Destination, Peak, Pool, Report, Stack},
+    series::known_at,
+};
 
 /// So many network namespaces, processes and destinations are shown.
 const POOLS: usize = 4;
@@ -138,12 +141,8 @@ impl Page<'_> {
 /// When most ports were taken: it may have been changed since. Without a peak, the last one.
 fn limit_at(limit: &[Option<u32>], peak: Option<&Peak>, axis: &Axis) -> Option<u32> {
     let bin = |peak: &Peak| (peak.ts.as_millisecond() - axis.start_ms) / axis.step_ms;
-    let at = peak.map_or(limit.len(), |peak| {
-        usize::try_from(bin(peak)).unwrap_or(0) + 1
-    });
-    let (before, after) = limit.split_at(limit.len().min(at));
-    let known = before.iter().flatten().next_back();
-    known.or_else(|| after.iter().flatten().next()).copied()
+    let at = peak.map_or(limit.len(), |peak| usize::try_from(bin(peak)).unwrap_or(0));
+    known_at(limit, at)
 }
 
 fn legend(axis: &Axis, each: usize) -> String {
