@@ -16,8 +16,10 @@ use tracer::{
     stream::Batch,
 };
 
+mod kept;
 mod recording;
 
+use kept::number_apart;
 use recording::{Recording, SECOND, event, kind, life, without_inputs};
 
 /// The lines, and what was said about the recording.
@@ -159,19 +161,11 @@ fn lines_alone_tell_states_failures_and_usage_again() {
 /// As the flight recorder keeps a run whose output leaves out states: copies come first, and what was left out is numbered
 /// apart.
 fn kept(text: &str) -> Vec<Value> {
-    let mut lines = values_of(text);
-    let (mut details, mut numbered) = (0, 0);
-    for line in &mut lines {
-        let is_detail = line["type"] == "state";
-        let count = if is_detail {
-            line["detail"] = true.into();
-            &mut details
-        } else {
-            &mut numbered
-        };
-        line["seq"] = (*count).into();
-        *count += 1;
-    }
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    number_apart(&mut lines, &["state"]);
     let is_copied = |line: &&Value| line["type"] == "start" || line["type"] == "process";
     let mut all: Vec<Value> = lines.iter().filter(is_copied).cloned().collect();
     for line in &mut all {
@@ -179,11 +173,6 @@ fn kept(text: &str) -> Vec<Value> {
     }
     all.extend(lines);
     all
-}
-
-fn values_of(text: &str) -> Vec<Value> {
-    let lines = text.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().unwrap()
 }
 
 #[test]

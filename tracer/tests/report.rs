@@ -20,6 +20,10 @@ use tracer::report::{
     text::{self, Terminal},
 };
 
+mod kept;
+
+use kept::number_apart;
+
 const TRACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/report/traces");
 const NAMES: [&str; 5] = ["time_wait", "nginx", "bind", "tuple", "healthy"];
 
@@ -493,23 +497,8 @@ fn lines_of_other_types_and_fields_are_ignored_and_counted() {
 /// What a flight recorder keeps of a run whose output leaves out these types: copies of the start line, then all that
 /// there was, the lines that were left out numbered apart.
 fn kept(text: &str, left_out: &[&str]) -> String {
-    let mut lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let is_detail = |line: &Value| left_out.contains(&line["type"].as_str().unwrap());
-    let (mut details, mut numbered) = (0, 0);
-    for line in &mut lines {
-        let count = match is_detail(line) {
-            true => &mut details,
-            false => &mut numbered,
-        };
-        line["seq"] = (*count).into();
-        *count += 1;
-        if is_detail(line) {
-            line["detail"] = true.into();
-        }
-    }
+    let mut lines = values(text);
+    let numbered = number_apart(&mut lines, left_out);
     let stop = lines.last_mut().unwrap();
     stop["lines"] = numbered.into();
     if left_out.contains(&"connect_failed") {

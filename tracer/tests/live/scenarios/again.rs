@@ -1,6 +1,6 @@
 //! One socket that connects more than once: until it gets another port, it shows the one that it had.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use rustix::io::Errno;
@@ -9,7 +9,7 @@ use super::{
     Scenario,
     exhaustion::{Exhausted, PORT, PORTS, connect_many},
     failure::{Expected, every, expect},
-    no_source::without_ipv6,
+    no_source::{GLOBAL, without_ipv6},
     scenario,
 };
 use crate::{
@@ -138,7 +138,6 @@ fn from_bound_port(scene: &Scene) -> Result<()> {
 
 /// First no port, then no address: a port was not looked for the second time.
 fn without_source(scene: &Scene) -> Result<()> {
-    const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
     let Exhausted {
         full,
         mut client,

@@ -20,11 +20,11 @@ use crate::{
 };
 
 pub(super) const ALL: &[Scenario] = &[
-    scenario("bind_exhausted", bind_exhausted),
-    scenario("bind_exhausted_again", exhausted_again),
-    scenario("bind_address_in_use", address_in_use),
-    scenario("bind_address_in_use_uring", by_uring),
-    scenario("bind_free_is_no_failure", no_failure),
+    scenario("bind_exhausted", |scene| seen(scene, bind_exhausted)),
+    scenario("bind_exhausted_again", |scene| seen(scene, exhausted_again)),
+    scenario("bind_address_in_use", |scene| seen(scene, address_in_use)),
+    scenario("bind_address_in_use_uring", |scene| seen(scene, by_uring)),
+    scenario("bind_free_is_no_failure", |scene| seen(scene, no_failure)),
 ];
 
 /// The failing binds of this namespace so far.
@@ -38,8 +38,8 @@ fn failures(scene: &Scene) -> Result<Vec<BindFailed>> {
 }
 
 /// What is missing where the kernel skipped programs is none of the tracer's failures.
-fn as_far_as_seen(scene: &Scene, done: Result<()>) -> Result<()> {
-    done.or_else(|error| {
+fn seen(scene: &Scene, run: fn(&Scene) -> Result<()>) -> Result<()> {
+    run(scene).or_else(|error| {
         if !error.is::<Skip>() {
             sees_all(scene)?;
         }
@@ -73,10 +73,6 @@ fn is_by(failed: &BindFailed, actor: &Actor, reason: &str, port: Option<u16>) ->
 
 /// All ports of the range are bound: by `bind()` of one process, by `listen()` of another, there is none left.
 fn bind_exhausted(scene: &Scene) -> Result<()> {
-    as_far_as_seen(scene, all_bound(scene))
-}
-
-fn all_bound(scene: &Scene) -> Result<()> {
     is_covered(scene)?;
     let Exhausted { mut client, .. } = Exhausted::prepare(scene, V4)?;
     let any = ANY;
@@ -134,10 +130,6 @@ fn bind_all(client: &mut Actor) -> Result<()> {
 
 /// Of a socket that shows the port of an earlier connection, which somebody else has by now.
 fn exhausted_again(scene: &Scene) -> Result<()> {
-    as_far_as_seen(scene, listens_again(scene))
-}
-
-fn listens_again(scene: &Scene) -> Result<()> {
     is_covered(scene)?;
     let Exhausted {
         mut client, full, ..
@@ -189,13 +181,6 @@ fn in_use(
     fail: impl FnOnce(&mut Actor, i64, SocketAddr) -> Result<()>,
 ) -> Result<()> {
     is_covered(scene)?;
-    as_far_as_seen(scene, one_fails(scene, fail))
-}
-
-fn one_fails(
-    scene: &Scene,
-    fail: impl FnOnce(&mut Actor, i64, SocketAddr) -> Result<()>,
-) -> Result<()> {
     let addr = SocketAddr::new(V4, 20_000);
     let server = scene.server(V4, addr.port())?;
     let mut client = scene.actor("client")?;
@@ -219,10 +204,6 @@ fn one_fails(
 
 /// What succeeds is none, nor is what fails for another reason.
 fn no_failure(scene: &Scene) -> Result<()> {
-    as_far_as_seen(scene, fails_otherwise(scene))
-}
-
-fn fails_otherwise(scene: &Scene) -> Result<()> {
     let mut client = scene.actor("client")?;
     client.bound(SocketAddr::new(V4, 0))?;
     let addr = SocketAddr::new(V4, 20_000);

@@ -28,7 +28,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("bind_to_foreign_address_uring", foreign_bind_uring),
 ];
 
-const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(super) const GLOBAL: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 pub(super) fn without_ipv6(scene: &Scene) -> Result<()> {
     scene.netns.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
