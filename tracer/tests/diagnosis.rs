@@ -41,11 +41,11 @@ impl Given {
 }
 
 impl Surroundings for Given {
-    fn settings(&mut self, _: u32, _: Option<u32>, _: u64, _: Duration) -> Option<Settings> {
+    fn settings(&mut self, _: u32, _: Option<&Task>, _: u64, _: Duration) -> Option<Settings> {
         Some(self.0.lock().unwrap().clone())
     }
 
-    fn host(&mut self, _: u32, _: Option<u32>, _: u64) -> Host {
+    fn host(&mut self, _: u32, _: Option<&Task>, _: u64) -> Host {
         Host::default()
     }
 }

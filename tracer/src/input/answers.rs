@@ -98,17 +98,17 @@ impl Surroundings for Recorded<dyn Surroundings> {
     fn settings(
         &mut self,
         netns: u32,
-        pid: Option<u32>,
+        task: Option<&Task>,
         now: u64,
         max_age: Duration,
     ) -> Option<Settings> {
-        let settings = self.of.settings(netns, pid, now, max_age);
+        let settings = self.of.settings(netns, task, now, max_age);
         self.answers.push(Answer::Settings(settings.clone()));
         settings
     }
 
-    fn host(&mut self, netns: u32, pid: Option<u32>, now: u64) -> Host {
-        let host = self.of.host(netns, pid, now);
+    fn host(&mut self, netns: u32, task: Option<&Task>, now: u64) -> Host {
+        let host = self.of.host(netns, task, now);
         self.answers.push(Answer::Host(host.clone()));
         host
     }
@@ -143,7 +143,7 @@ impl ProcessTable for Answers {
 }
 
 impl Surroundings for Answers {
-    fn settings(&mut self, _: u32, _: Option<u32>, _: u64, _: Duration) -> Option<Settings> {
+    fn settings(&mut self, _: u32, _: Option<&Task>, _: u64, _: Duration) -> Option<Settings> {
         let settings = self.next(|answer| match answer {
             Answer::Settings(settings) => Some(settings),
             _ => None,
@@ -151,7 +151,7 @@ impl Surroundings for Answers {
         settings.flatten()
     }
 
-    fn host(&mut self, _: u32, _: Option<u32>, _: u64) -> Host {
+    fn host(&mut self, _: u32, _: Option<&Task>, _: u64) -> Host {
         let host = self.next(|answer| match answer {
             Answer::Host(host) => Some(host),
             _ => None,

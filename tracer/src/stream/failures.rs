@@ -65,8 +65,8 @@ impl Stream {
             repeats,
             ..Told::default()
         };
-        let pid = event.task.as_ref().map(|task| task.pid);
-        let settings = self.settings(event.netns, pid, event.ts, FRESH);
+        let task = event.task.as_ref();
+        let settings = self.settings(event.netns, task, event.ts, FRESH);
         let line = match trouble(attempt) {
             Some(trouble) if settings.is_some() || !trouble.is_shortage() => {
                 let settings = settings.unwrap_or_default();
@@ -86,8 +86,8 @@ impl Stream {
         told: Told,
     ) -> u64 {
         self.follow_steps();
-        let pid = event.task.as_ref().map(|task| task.pid);
-        let host = self.surroundings.host(event.netns, pid, event.ts);
+        let task = event.task.as_ref();
+        let host = self.surroundings.host(event.netns, task, event.ts);
         let tuple = &event.tuple;
         let query = Query {
             netns: event.netns,

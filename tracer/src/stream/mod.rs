@@ -321,8 +321,7 @@ impl Stream {
     fn meet(&mut self, event: &Event) {
         if let Entry::Vacant(unknown) = self.known.entry(event.netns) {
             unknown.insert(None);
-            let pid = event.task.as_ref().map(|task| task.pid);
-            self.settings(event.netns, pid, event.ts, Duration::ZERO);
+            self.settings(event.netns, event.task.as_ref(), event.ts, Duration::ZERO);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
         forecast::{Forecast, Ports, forecast},
         pressure::{hold, used_percent},
     },
+    event::Task,
     filter::Subject,
     input::Input,
     ledger::{Explained, Query, Way},
@@ -152,11 +153,11 @@ impl Stream {
     pub(super) fn settings(
         &mut self,
         netns: u32,
-        pid: Option<u32>,
+        task: Option<&Task>,
         now: u64,
         max_age: Duration,
     ) -> Option<Settings> {
-        let settings = self.surroundings.settings(netns, pid, now, max_age)?;
+        let settings = self.surroundings.settings(netns, task, now, max_age)?;
         let before = self.known.get(&netns);
         if before.is_none_or(|known| known.as_ref() != Some(&settings)) {
             let before = before.cloned().flatten();

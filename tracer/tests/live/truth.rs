@@ -240,9 +240,15 @@ impl Difference {
     /// With what the tracer said of such a socket, of late.
     fn told(&self, scene: &Scene) -> String {
         let lines = scene.tracer.lines.of(self.netns);
-        let of_it = lines.iter().rev().filter(|line| match &line.record {
-            Record::State(state) => [state.local.port, state.peer.port] == self.ports,
-            _ => false,
+        let of_it = lines.iter().rev().filter(|line| {
+            let (local, peer) = match &line.record {
+                Record::State(state) => (&state.local, &state.peer),
+                // Without `state` lines these tell of it.
+                Record::Connection(over) => (&over.local, &over.peer),
+                Record::Socket(seen) => (&seen.local, &seen.peer),
+                _ => return false,
+            };
+            [local.port, peer.port] == self.ports
         });
         let mut history: Vec<_> = of_it
             .take(8)

@@ -52,12 +52,18 @@ impl ProcessTable for Moody {
 }
 
 impl Surroundings for Moody {
-    fn settings(&mut self, netns: u32, _: Option<u32>, now: u64, _: Duration) -> Option<Settings> {
+    fn settings(
+        &mut self,
+        netns: u32,
+        _: Option<&Task>,
+        now: u64,
+        _: Duration,
+    ) -> Option<Settings> {
         let grown = now >= 20 * SECOND;
         (netns == NETNS).then(|| settings(if grown { 40007 } else { 40003 }))
     }
 
-    fn host(&mut self, _: u32, _: Option<u32>, _: u64) -> Host {
+    fn host(&mut self, _: u32, _: Option<&Task>, _: u64) -> Host {
         Host {
             listen_overflows: Some(self.next()),
             ..Host::default()

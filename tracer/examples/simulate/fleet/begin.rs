@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use tracer::{
     diagnosis::{case, surroundings::Surroundings},
-    event::{Endpoint, Family, Row, State, Tuple},
+    event::{Endpoint, Family, Row, State, Task, Tuple},
     kernel::plan::{Backend, Capability},
     pool::Settings,
     record::{Coverage, Netns, Start},
@@ -31,11 +31,11 @@ const OLDER: u16 = 40;
 struct Known(Settings);
 
 impl Surroundings for Known {
-    fn settings(&mut self, _: u32, _: Option<u32>, _: u64, _: Duration) -> Option<Settings> {
+    fn settings(&mut self, _: u32, _: Option<&Task>, _: u64, _: Duration) -> Option<Settings> {
         Some(self.0.clone())
     }
 
-    fn host(&mut self, netns: u32, _: Option<u32>, _: u64) -> case::Host {
+    fn host(&mut self, netns: u32, _: Option<&Task>, _: u64) -> case::Host {
         case::Host {
             conntrack: Some((4000 + u64::from(netns % 100), 262_144)),
             listen_overflows: Some(0),

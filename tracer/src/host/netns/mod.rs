@@ -22,7 +22,7 @@ pub use name::{named, own};
 pub use settings::{current, of_thread as settings_of_thread, settings};
 pub use source::source_for;
 pub use walk::all;
-pub use watch::{Change, Watch};
+pub use watch::Watch;
 
 /// A network namespace that was there when it was looked for, and stays as long as this is kept: the
 /// kernel would dissolve it, and its TIME_WAIT sockets, only afterwards. So do not keep it for long.

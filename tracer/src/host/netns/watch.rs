@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io, mem,
+    io,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -10,6 +10,7 @@ use std::{
 use super::{Namespace, all, host, in_each, settings, walk::OWN};
 use crate::{
     diagnosis::{case::Host, surroundings::Surroundings},
+    event::Task,
     pool::Settings,
 };
 
@@ -23,16 +24,6 @@ const WALK_FACTOR: u32 = 20;
 /// What nobody has asked for that long is forgotten.
 const FORGET: Duration = Duration::from_secs(600);
 
-/// The settings of a namespace were changed. (Or it is a new one: the kernel gives the inode number of one that is
-/// gone to the next.)
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Inode number.
-    pub netns: u32,
-    pub old: Settings,
-    pub new: Settings,
-}
-
 /// Times are those of the caller, in nanoseconds since whenever.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -42,11 +33,9 @@ pub struct Watch {
     places: HashMap<u32, PathBuf>,
     /// When all namespaces may be looked for again.
     walk_after: u64,
-    /// Those that have not been told.
-    changes: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
     /// Of the last attempt.
     at: u64,
@@ -69,15 +58,15 @@ impl Surroundings for Watch {
     fn settings(
         &mut self,
         netns: u32,
-        pid: Option<u32>,
+        task: Option<&Task>,
         now: u64,
         max_age: Duration,
     ) -> Option<Settings> {
-        Self::settings(self, netns, pid, now, max_age).cloned()
+        Self::settings(self, netns, task, now, max_age).cloned()
     }
 
-    fn host(&mut self, netns: u32, pid: Option<u32>, now: u64) -> Host {
-        Self::host(self, netns, pid, now, HOST_AGE)
+    fn host(&mut self, netns: u32, task: Option<&Task>, now: u64) -> Host {
+        Self::host(self, netns, task, now, HOST_AGE)
     }
 }
 
@@ -88,6 +77,13 @@ impl Look {
             host: host::of_thread(),
         })
     }
+
+    fn at(namespace: Namespace) -> Option<Self> {
+        let looks = in_each(&[namespace], |_| Self::of_thread());
+        let look = looks.and_then(|looks| looks.into_iter().collect::<io::Result<Vec<_>>>());
+        let look = look.inspect_err(|error| log::debug!("{error}")).ok();
+        look?.pop()
+    }
 }
 
 impl Watch {
@@ -96,50 +92,41 @@ impl Watch {
     }
 
     /// The settings of a namespace, not older than `max_age` if they can be read now; else those that are known.
-    /// `pid`: a process or thread that may be in it.
+    /// `task`: may be in it.
     pub fn settings(
         &mut self,
         inode: u32,
-        pid: Option<u32>,
+        task: Option<&Task>,
         now: u64,
         max_age: Duration,
     ) -> Option<&Settings> {
-        self.look(inode, pid, now, max_age)
+        self.look(inode, task, now, max_age)
             .map(|look| &look.settings)
     }
 
     /// As [`Watch::settings`].
-    pub fn host(&mut self, inode: u32, pid: Option<u32>, now: u64, max_age: Duration) -> Host {
-        let look = self.look(inode, pid, now, max_age);
+    pub fn host(&mut self, inode: u32, task: Option<&Task>, now: u64, max_age: Duration) -> Host {
+        let look = self.look(inode, task, now, max_age);
         look.map_or_else(Host::default, |look| look.host.clone())
     }
 
-    /// Reads these namespaces afresh. Tells what has changed since the last call, in these and others.
-    pub fn refresh(&mut self, inodes: &[u32], now: u64) -> Vec<Change> {
-        let mut found: Vec<Namespace> = Vec::new();
-        let mut lost = Vec::new();
-        for &inode in inodes {
-            match self.open(inode, None) {
-                Some(namespace) => found.push(namespace),
-                None => lost.push(inode),
-            }
-        }
-        if !lost.is_empty() {
-            found.extend(self.walk(&lost, now));
-        }
-        self.read(&found, inodes, now);
-        mem::take(&mut self.changes)
-    }
-
-    fn look(&mut self, inode: u32, pid: Option<u32>, now: u64, max_age: Duration) -> Option<&Look> {
-        // Through another process it may succeed where it has just failed.
-        let retry = if pid.is_some() { Duration::ZERO } else { RETRY };
+    fn look(
+        &mut self,
+        inode: u32,
+        task: Option<&Task>,
+        now: u64,
+        max_age: Duration,
+    ) -> Option<&Look> {
+        // Through another task it may succeed where it has just failed.
+        let retry = if task.is_some() {
+            Duration::ZERO
+        } else {
+            RETRY
+        };
         if !self.is_recent(inode, now, max_age, retry) {
-            let found = match self.open(inode, pid) {
-                Some(namespace) => vec![namespace],
-                None => self.walk(&[inode], now),
-            };
-            self.read(&found, &[inode], now);
+            let found = self.open(inode, task).or_else(|| self.walk(inode, now));
+            let look = found.and_then(Look::at);
+            self.keep(inode, look, now);
         }
         self.known.get(&inode)?.look.as_ref()
     }
@@ -151,25 +138,23 @@ impl Watch {
         })
     }
 
-    /// By the process, or as before.
-    fn open(&mut self, inode: u32, pid: Option<u32>) -> Option<Namespace> {
-        let of_process = pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
-        let places = [
-            of_process,
-            self.places.get(&inode).cloned(),
-            Some(OWN.into()),
-        ];
-        let namespace = places.into_iter().flatten().find_map(|place| {
+    /// By the thread, which may have left its process's namespace, the process, or as before.
+    fn open(&mut self, inode: u32, task: Option<&Task>) -> Option<Namespace> {
+        let of_task = task.into_iter().flat_map(|task| [task.tid, task.pid]);
+        let of_task = of_task.map(|id| PathBuf::from(format!("/proc/{id}/ns/net")));
+        let before = self.places.get(&inode).cloned();
+        let mut places = of_task.chain(before).chain([OWN.into()]);
+        let namespace = places.find_map(|place| {
             Some(Namespace::at(&place, inode)).filter(|namespace| namespace.file.is_ok())
         })?;
         self.places.insert(inode, namespace.place.clone());
         Some(namespace)
     }
 
-    /// Looks for them among all namespaces of the host, unless it has just done so: that may take long.
-    fn walk(&mut self, inodes: &[u32], now: u64) -> Vec<Namespace> {
+    /// Looks for it among all namespaces of the host, unless it has just done so: that may take long.
+    fn walk(&mut self, inode: u32, now: u64) -> Option<Namespace> {
         if now < self.walk_after {
-            return Vec::new();
+            return None;
         }
         let begun = Instant::now();
         let mut found = all().unwrap_or_else(|error| {
@@ -179,55 +164,24 @@ impl Watch {
         found.retain(|namespace| namespace.file.is_ok());
         let places = found.iter().map(|each| (each.inode, each.place.clone()));
         self.places = places.collect();
-        found.retain(|namespace| inodes.contains(&namespace.inode));
         let pause = WALK.max(begun.elapsed() * WALK_FACTOR);
         self.walk_after = now.saturating_add(nanoseconds(pause));
-        found
+        found.into_iter().find(|namespace| namespace.inode == inode)
     }
 
-    /// `inodes`: all that were looked for.
-    fn read(&mut self, found: &[Namespace], inodes: &[u32], now: u64) {
-        let looks = if found.is_empty() {
-            Vec::new()
-        } else {
-            in_each(found, |_| Look::of_thread()).unwrap_or_else(|error| vec![Err(error)])
-        };
+    /// What was found of a namespace; `None`: nothing, and what is known of it still counts.
+    fn keep(&mut self, inode: u32, look: Option<Look>, now: u64) {
         self.forget(now);
-        for &inode in inodes {
-            let known = self.known.entry(inode).or_insert_with(|| Known::new(now));
-            (known.at, known.fresh) = (now, false);
-        }
-        for (namespace, look) in found.iter().zip(looks) {
-            match look {
-                Ok(look) => self.keep(namespace.inode, look, now),
-                Err(error) => log::debug!("{error}"),
-            }
-        }
-    }
-
-    fn keep(&mut self, inode: u32, look: Look, now: u64) {
-        let known = self.known.entry(inode).or_insert_with(|| Known::new(now));
-        known.fresh = true;
-        let new = look.settings.clone();
-        let old = known.look.replace(look).map(|old| old.settings);
-        if let Some(old) = old.filter(|old| *old != new) {
-            let netns = inode;
-            self.changes.push(Change { netns, old, new });
-        }
+        let known = self.known.entry(inode).or_default();
+        (known.at, known.fresh) = (now, look.is_some());
+        known.look = look.or_else(|| known.look.take());
     }
 
     fn forget(&mut self, now: u64) {
         let oldest = now.saturating_sub(nanoseconds(FORGET));
-        self.known.retain(|_, known| known.at >= oldest);
-    }
-}
-
-impl Known {
-    fn new(at: u64) -> Self {
-        Self {
-            at,
-            fresh: false,
-            look: None,
+        let old = self.known.extract_if(|_, known| known.at < oldest);
+        for (inode, _) in old {
+            self.places.remove(&inode);
         }
     }
 }
@@ -241,10 +195,24 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::host::netns::tests::{elsewhere, enter, here};
+    use crate::{
+        event::Comm,
+        host::netns::tests::{elsewhere, enter, here},
+    };
 
     const SECOND: u64 = 1_000_000_000;
     const AGE: Duration = Duration::from_secs(5);
+
+    fn task(pid: u32, tid: u32) -> Task {
+        Task {
+            pid,
+            tid,
+            uid: 0,
+            start_ns: 0,
+            cgroup: 0,
+            comm: Comm([0; 16]),
+        }
+    }
 
     fn set_range(inode: u32, range: &'static str) {
         let change = move || {
@@ -255,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_has_grown_old_and_tells_changes_once() {
+    fn reads_what_has_grown_old() {
         let Some((inode, leave, thread)) = elsewhere() else {
             return;
         };
@@ -263,22 +231,13 @@ mod tests {
         let mut watch = Watch::new();
         // Process 1 is in another one, which does not mislead.
         let range = |watch: &mut Watch, now| {
-            let settings = watch.settings(inode, Some(1), now, AGE);
+            let settings = watch.settings(inode, Some(&task(1, 1)), now, AGE);
             settings.map(|settings| settings.range)
         };
         assert_eq!(range(&mut watch, SECOND), Some((2000, 2015)));
         set_range(inode, "2000 2031");
         assert_eq!(range(&mut watch, 2 * SECOND), Some((2000, 2015)));
         assert_eq!(range(&mut watch, 6 * SECOND), Some((2000, 2031)));
-        set_range(inode, "2000 2063");
-        let changes = watch.refresh(&[inode, here()], 6 * SECOND);
-        let told: Vec<_> = changes
-            .iter()
-            .map(|c| (c.netns, c.old.range, c.new.range))
-            .collect();
-        let (a, b, c) = ((2000, 2015), (2000, 2031), (2000, 2063));
-        assert_eq!(told, [(inode, a, b), (inode, b, c)]);
-        assert!(watch.refresh(&[inode, here()], 6 * SECOND).is_empty());
         let host = watch.host(inode, None, 6 * SECOND, AGE);
         assert_eq!(host.has_ipv4, Some(false));
         drop(leave);
@@ -286,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_found_is_found_at_once_through_a_process_in_it() {
+    fn what_was_not_found_is_found_at_once_through_a_thread_in_it() {
         let Some((inode, leave, thread)) = elsewhere() else {
             return;
         };
@@ -297,7 +256,9 @@ mod tests {
         let mut watch = Watch::new();
         watch.walk_after = u64::MAX;
         assert_eq!(watch.settings(inode, None, SECOND, AGE), None);
-        assert!(watch.settings(inode, thread_id, SECOND, AGE).is_some());
+        // The process of that thread is in another one.
+        let task = task(std::process::id(), thread_id.unwrap());
+        assert!(watch.settings(inode, Some(&task), SECOND, AGE).is_some());
         drop(leave);
         thread.join().unwrap();
     }

@@ -158,11 +158,11 @@ impl ProcessTable for Host {
 }
 
 impl Surroundings for Host {
-    fn settings(&mut self, netns: u32, _: Option<u32>, _: u64, _: Duration) -> Option<Settings> {
+    fn settings(&mut self, netns: u32, _: Option<&Task>, _: u64, _: Duration) -> Option<Settings> {
         self.0.borrow().settings.get(&netns).cloned()
     }
 
-    fn host(&mut self, _: u32, _: Option<u32>, _: u64) -> Case {
+    fn host(&mut self, _: u32, _: Option<&Task>, _: u64) -> Case {
         Case::default()
     }
 }

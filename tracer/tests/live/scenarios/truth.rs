@@ -71,7 +71,7 @@ fn live(scene: &Scene, seed: u64, rounds: usize) -> Result<Numbers> {
     let mut numbers = Numbers::default();
     scene.netns.sysctl("ipv4/tcp_fin_timeout", "1")?;
     for round in 0..rounds {
-        set_out(&scene.netns, &mut random)?;
+        set_out(&scene.netns, &mut random, round)?;
         world.churn(STEPS)?;
         world.tend_idle()?;
         if round % 2 == 1 {
@@ -105,13 +105,14 @@ fn live(scene: &Scene, seed: u64, rounds: usize) -> Result<Numbers> {
     Ok(numbers)
 }
 
-/// Other rules each time.
-fn set_out(netns: &Netns, random: &mut Random) -> Result<()> {
+/// Other rules each time; at first there is room for timewait sockets.
+fn set_out(netns: &Netns, random: &mut Random, round: usize) -> Result<()> {
     let reuse = *random.pick(&["0", "1", "2"]);
     netns.sysctl("ipv4/tcp_tw_reuse", reuse)?;
     let range = *random.pick(&["32768 60999", "40000 40063", "41000 41007"]);
     netns.sysctl("ipv4/ip_local_port_range", range)?;
     let buckets = *random.pick(&["4096", "4096", "60", "0"]);
+    let buckets = if round == 0 { "4096" } else { buckets };
     netns.sysctl("ipv4/tcp_max_tw_buckets", buckets)
 }
 
