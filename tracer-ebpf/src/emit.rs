@@ -2,9 +2,9 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use tracer_ebpf::{
-    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, Head, KIND_BIND_FAILED, KIND_BOUND, KIND_PORT,
-    KIND_STATE, OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Socket, Task,
-    tcp,
+    Counters, EADDRINUSE, EADDRNOTAVAIL, Event, FACT_GIVEN_UP, Head, KIND_BIND_FAILED, KIND_BOUND,
+    KIND_PORT, KIND_STATE, OWNER_BIND, OWNER_CONNECT, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER,
+    Socket, Task, tcp,
 };
 
 use crate::{
@@ -75,6 +75,8 @@ pub(crate) fn end<R: Reader>(
         // Its port, if it is its own, is told of with the transition to CLOSE.
         event.tuple.held = 0;
         event.facts = sock.timestamps();
+    } else if successor.substate != 0 {
+        event.facts = FACT_GIVEN_UP;
     }
     if matches!(old, tcp::SYN_SENT | tcp::LISTEN)
         && let Some(socket) = socket

@@ -55,6 +55,9 @@ pub const FACT_CONNECT_MODE: u32 = 4;
 pub const FACT_CONNECT_BIND: u32 = 8;
 /// `Event::facts`, in a dump: this kernel has no SOCK_CONNECT_BIND.
 pub const FACT_NO_CONNECT_BIND: u32 = 16;
+/// `Event::facts`, of a transition to CLOSE: the peer's FIN was still to come, or to be waited for in TIME_WAIT, and the
+/// kernel has given the connection up instead, without an error.
+pub const FACT_GIVEN_UP: u32 = 32;
 
 /// `Head::role`: not known, the socket is older than the tracer.
 pub const ROLE_UNKNOWN: u8 = 0;
@@ -180,7 +183,7 @@ pub struct Event {
     /// Of a transition to CLOSE or to a timewait socket: bytes of payload received in order.
     pub received: u64,
     pub task: Task,
-    /// Bits, `FACT_*`: in a dump, and with the transition to a timewait socket; else 0.
+    /// Bits, `FACT_*`: in a dump, and with the transition to CLOSE or to a timewait socket; else 0.
     pub facts: u32,
     /// Of a failed attempt to get a port: IP_LOCAL_PORT_RANGE of the socket, both ends inclusive; 0: no such end.
     pub range_low: u16,

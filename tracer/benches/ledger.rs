@@ -82,6 +82,7 @@ fn event(number: u64, sock: u64, old: State, new: State, timewait: Option<u64>) 
         error: 0,
         sent: 1000,
         received: 100_000,
+        ..End::default()
     });
     Event {
         timestamps: true,

@@ -152,6 +152,7 @@ fn end(raw: &abi::Event) -> Option<End> {
         error: raw.errno,
         sent: raw.sent,
         received: raw.received,
+        given_up: has(raw, abi::FACT_GIVEN_UP),
     })
 }
 

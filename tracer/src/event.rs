@@ -61,7 +61,7 @@ pub enum Kind {
 }
 
 /// How a socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// The timewait socket that takes its place under the same 4-tuple: [`Event::sock`] of its later events.
     pub timewait: Option<u64>,
@@ -71,6 +71,10 @@ pub struct End {
     pub sent: u64,
     /// Bytes of payload, in order.
     pub received: u64,
+    /// The kernel gave up what both sides could still have closed, without an error: data came for a socket that nobody
+    /// has any more, or `close()` found some unread. The peer gets an RST.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 /// A socket that the kernel had when it was asked, or one descriptor of one.

@@ -136,9 +136,7 @@ impl Scene {
     fn close(&mut self, pid: u32, port: u16) {
         let end = End {
             timewait: Some(u64::from(port) + 100_000),
-            error: 0,
-            sent: 0,
-            received: 0,
+            ..End::default()
         };
         self.step(pid, port, State::Established, State::FinWait1, None);
         self.step(pid, port, State::FinWait1, State::FinWait2, None);
@@ -280,6 +278,28 @@ fn counted_failures_add_up() {
     assert_eq!(stop["failures"], 53);
 }
 
+#[test]
+fn a_failure_at_one_port_does_not_explain_another() {
+    for coalesces in [false, true] {
+        let mut scene = full(coalesces);
+        let errno = 98;
+        for port in [80, 443, 80] {
+            let kind = Kind::BindFailed {
+                errno,
+                listens: false,
+            };
+            let mut event = scene.event(812, 1, Some(port), kind);
+            event.tuple.peer = endpoint("0.0.0.0", None);
+            scene.tell(&event);
+        }
+        let failed = scene.of_type("bind_failed");
+        let explained: Vec<_> = failed.iter().map(|line| &line["explained_by"]).collect();
+        assert!(explained[0].is_null() && explained[1].is_null());
+        // The third is the first one's again.
+        assert_eq!(explained.get(2), (!coalesces).then_some(&&failed[0]["seq"]));
+    }
+}
+
 /// The output gets lines of this kind only, a flight recorder all.
 fn recorded(coalesces: bool, emit: Kinds) -> Scene {
     let mut scene = full(coalesces);
@@ -340,6 +360,7 @@ fn pressure_comes_and_goes() {
             error: 104,
             sent: 0,
             received: 0,
+            ..End::default()
         };
         scene.step(812, port, State::Established, State::Close, Some(end));
     }

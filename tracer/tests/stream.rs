@@ -70,6 +70,7 @@ fn takeover(second: u64) -> Event {
         error: 0,
         sent: 100,
         received: 2000,
+        ..End::default()
     };
     let kind = Kind::State {
         old: State::FinWait2,

@@ -21,6 +21,10 @@ use crate::{
 /// The tracepoint fires before `sk_state` is written (`inet_sk_set_state`, net/ipv4/af_inet.c).
 #[inline(always)]
 pub(crate) fn transition<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8) {
+    // `tcp_close_state` (net/ipv4/tcp.c), when the socket was shut down before.
+    if old == new {
+        return;
+    }
     let old = steps::pass(sock, old, new);
     if old == steps::UNTOLD {
         if is_closing(new) {

@@ -20,13 +20,19 @@ use crate::{
 pub(crate) struct Successor {
     /// 0: there is none.
     pub(crate) key: u64,
-    /// FIN_WAIT2 or TIME_WAIT.
+    /// FIN_WAIT2 or TIME_WAIT. If there is none, CLOSE: both sides could still have closed the connection; else 0.
     pub(crate) substate: u64,
 }
 
 const NO_SUCCESSOR: Successor = Successor {
     key: 0,
     substate: 0,
+};
+
+/// The kernel has given the connection up.
+const GIVEN_UP: Successor = Successor {
+    key: 0,
+    substate: tcp::CLOSE as u64,
 };
 
 /// `inet_twsk_alloc` made `tw` for `sock`; null if the kernel has as many as it may. Told at once: `tw` may get the
@@ -64,31 +70,47 @@ pub(crate) fn is_told(socket: Option<&Socket>) -> bool {
 /// What takes the place of a socket that is being closed in state `old`, if no hook on the allocation has told of
 /// it.
 ///
-/// The rule (measured on 5.10 to 7.2): a timewait socket follows on FIN_WAIT2 and CLOSING without an error, if
-/// the socket is orphaned or has got the peer's FIN, unless TCP_LINGER2 is negative or
-/// `tcp_max_tw_buckets` is reached. Which one it is, the hash table tells.
+/// The rule (measured on 5.10 to 7.2): a timewait socket follows on FIN_WAIT2 and CLOSING without an error, if the socket
+/// has got the peer's FIN (`tcp_fin`, net/ipv4/tcp_input.c), or is orphaned and TCP_LINGER2 is not negative, unless
+/// `tcp_max_tw_buckets` is reached, or data has come for the orphan (`tcp_rcv_state_process`). Whether there is one, and
+/// which, the hash table tells: it is there before its socket is closed.
 #[inline(always)]
 pub(crate) fn successor<R: Reader>(sock: Sock<R>, old: u8) -> Successor {
-    let candidate = matches!(old, tcp::FIN_WAIT2 | tcp::CLOSING)
-        && sock.err() == 0
-        && sock.flags() & (SOCK_DEAD | SOCK_DONE) != 0
-        && sock.linger2() >= 0;
-    if !candidate || NET_HASHINFO.load() == 0 {
+    if !matches!(old, tcp::FIN_WAIT2 | tcp::CLOSING) || sock.err() != 0 {
+        return NO_SUCCESSOR;
+    }
+    let flags = sock.flags();
+    if flags & SOCK_DONE == 0 && (flags & SOCK_DEAD == 0 || sock.linger2() < 0) {
+        return GIVEN_UP;
+    }
+    if NET_HASHINFO.load() == 0 {
         return NO_SUCCESSOR;
     }
     let found = in_hash_table(sock);
-    if found.key == 0 {
-        let is_overflow = is_full(sock.net());
-        emit::count(|counters| {
-            if is_overflow {
-                counters.overflow += 1;
-            } else {
-                counters.timewait += 1;
-            }
-        });
+    match found.key {
+        NONE => without(sock),
+        DISTURBED => {
+            emit::count(|counters| counters.timewait += 1);
+            NO_SUCCESSOR
+        }
+        _ => found,
     }
-    found
 }
+
+/// There is no timewait socket where there could be one.
+#[inline(always)]
+fn without<R: Reader>(sock: Sock<R>) -> Successor {
+    if is_full(sock.net()) {
+        emit::count(|counters| counters.overflow += 1);
+        NO_SUCCESSOR
+    } else {
+        GIVEN_UP
+    }
+}
+
+/// In place of an address: there is nothing, or the list was changed meanwhile and nobody knows.
+const NONE: u64 = 0;
+const DISTURBED: u64 = 1;
 
 /// Whether a network namespace has as many timewait sockets as it may (`inet_twsk_alloc`,
 /// net/ipv4/inet_timewait_sock.c): a moment later some may have gone.
@@ -109,19 +131,22 @@ const START: usize = 3;
 type Start = Copied<START>;
 
 /// Looks for the timewait socket with the tuple of `sock` in the table of established sockets
-/// (`inet_ehash_bucket`, include/net/inet_hashtables.h). The list may change meanwhile: then nothing is found.
+/// (`inet_ehash_bucket`, include/net/inet_hashtables.h). The list may change meanwhile. Without one its key is `NONE` or
+/// `DISTURBED`.
 #[inline(always)]
 fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
     let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
     let mut copied = Copied::of(0);
-    let found = first_with(bucket(sock, hash), hash, &mut copied);
-    if found == 0 {
-        return NO_SUCCESSOR;
+    let key = first_with(sock, hash, &mut copied);
+    let nothing = |key| Successor { key, substate: 0 };
+    if key == NONE || key == DISTURBED {
+        return nothing(key);
     }
+    let found = key;
     let tw = TimeWait::new(Beginning(&copied), found as *const u8);
     let (substate, port) = tw.substate_and_port();
     if port != sock.local_port() || !takes_place_of(tw, sock) {
-        return NO_SUCCESSOR;
+        return nothing(DISTURBED);
     }
     learn_timer(TimeWait::new(Probe, found as *const u8));
     Successor {
@@ -130,25 +155,29 @@ fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
     }
 }
 
+/// The bucket's address, and its number.
 #[inline(always)]
-fn bucket<R: Reader>(sock: Sock<R>, hash: u32) -> u64 {
+fn bucket<R: Reader>(sock: Sock<R>, hash: u32) -> (u64, u64) {
     let reader = sock.reader();
     let info: u64 = reader.read(sock.net() as *const u8, NET_HASHINFO.load());
     let info = info as *const u8;
     let mask: u32 = reader.read(info, HASHINFO_EHASH_MASK.load());
     let table: u64 = reader.read(info, HASHINFO_EHASH.load());
-    reader.address(table as *const u8) + u64::from(hash & mask) * size_of::<u64>() as u64
+    let number = u64::from(hash & mask);
+    let start = reader.address(table as *const u8);
+    (start + number * size_of::<u64>() as u64, number)
 }
 
-/// The first timewait socket with this hash in a bucket, and the beginning of it; 0 if there is none. A loop of few
-/// branches: 5.10 verifies each way through it.
+/// The first timewait socket with this hash in the bucket of `sock`, and the beginning of it; `NONE`, or `DISTURBED`. A
+/// loop of few branches: 5.10 verifies each way through it.
 #[inline(always)]
-fn first_with(bucket: u64, hash: u32, copied: &mut Start) -> u64 {
+fn first_with<R: Reader>(sock: Sock<R>, hash: u32, copied: &mut Start) -> u64 {
+    let (bucket, number) = bucket(sock, hash);
     let mut node: u64 = Probe.read(bucket as *const u8, 0);
     for _ in 0..CHAIN {
-        // The end of the list, or a bad address.
+        // The end of a list says of which (`INIT_HLIST_NULLS_HEAD`, include/linux/list_nulls.h). 0: a bad address.
         if node & 1 != 0 || node == 0 {
-            return 0;
+            return u64::from(node >> 1 != number);
         }
         let address = node - u64::from(SOCK_COMMON_NULLS_NODE.load());
         copied.update(address);
@@ -159,7 +188,7 @@ fn first_with(bucket: u64, hash: u32, copied: &mut Start) -> u64 {
         }
         node = Probe.read(node as *const u8, 0);
     }
-    0
+    DISTURBED
 }
 
 /// By what is left, their own ports being the same.

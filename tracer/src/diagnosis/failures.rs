@@ -1,6 +1,6 @@
 //! Which failures are explained at length, and which refer to such an explanation.
 
-use std::{collections::HashMap, mem::take, net::IpAddr, time::Duration};
+use std::{collections::HashMap, mem::take, time::Duration};
 
 use crate::event::{Endpoint, Event, Kind, Reason};
 
@@ -20,8 +20,10 @@ pub struct Attempt {
     /// Pid and start time; `None`: nobody can be named.
     pub process: Option<(u32, u64)>,
     pub call: Call,
-    pub local_ip: IpAddr,
+    pub local: Endpoint,
     pub peer: Endpoint,
+    /// IP_LOCAL_PORT_RANGE of the socket.
+    pub socket_range: Option<(u16, u16)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,8 +111,9 @@ impl Attempt {
             netns: event.netns,
             process: event.task.as_ref().map(|task| (task.pid, task.start_ns)),
             call,
-            local_ip: event.tuple.local.ip,
+            local: event.tuple.local,
             peer: event.tuple.peer,
+            socket_range: event.socket_range,
         })
     }
 }

@@ -33,7 +33,8 @@ pub struct Budget {
     pub reusable: u32,
     /// So many connects will succeed.
     pub free: u32,
-    /// One of `free` may never be tried: the range has an odd number of ports, and the kernel looks at pairs.
+    /// One of `free` may never be tried: the range has an odd number of ports, and the kernel looks at pairs. For `bind()`,
+    /// too.
     pub uncertain: bool,
 }
 
@@ -80,12 +81,13 @@ impl Query<'_> {
     }
 
     /// Whether the port at `end` is tried or skipped, the kernel alone knows: it looks at pairs, and one end
-    /// of an odd range is left over (`remaining &= ~1U` in `__inet_hash_connect`, net/ipv4/inet_hashtables.c).
+    /// of an odd range is left over (`remaining &= ~1U` in `__inet_hash_connect`, net/ipv4/inet_hashtables.c, and in
+    /// `inet_csk_find_open_port`, net/ipv4/inet_connection_sock.c).
     fn leaves_one_over(&self, rules: Rules) -> bool {
         let (low, high) = self.range();
         let count = u32::from(high - low) + 1;
         let steps_by_one = rules.steps_by_one && self.socket_range.is_some();
-        count % 2 == 1 && count > 1 && !steps_by_one && self.peer.is_some()
+        count % 2 == 1 && count > 1 && !steps_by_one
     }
 
     /// Whether a timewait socket gives way to `connect()` once it is old enough.

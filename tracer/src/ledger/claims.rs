@@ -4,13 +4,17 @@ use super::{
     Ledger, Take,
     entry::{Entry, Marks},
     ingest::Change,
+    owners::Seen,
     place::Sight,
 };
 use crate::event::{Event, Role, State};
 
 impl Ledger {
     pub(super) fn connect_failed(&mut self, event: &Event) {
-        let process = event.task.as_ref().map(|task| self.owners.acquire(task));
+        let process = event
+            .task
+            .as_ref()
+            .map(|task| self.owners.acquire(task, Seen::Now));
         self.counters
             .of(process, event.netns, &mut self.owners)
             .failed += 1;
@@ -99,7 +103,7 @@ impl Ledger {
         let found = self.sockets.find(event.sock);
         let found = found.filter(|slot| !self.sockets[*slot].is_timewait);
         if let Some((slot, task)) = found.zip(event.task.as_ref()) {
-            let process = self.owners.acquire(task);
+            let process = self.owners.acquire(task, Seen::Now);
             let before = self.sockets[slot].closed_by.replace(process);
             self.release(before);
         }

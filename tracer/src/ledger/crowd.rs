@@ -265,6 +265,7 @@ mod tests {
                 error: 0,
                 sent: 0,
                 received: 0,
+                ..End::default()
             });
             let (old, new) = (State::FinWait2, State::TimeWait);
             self.put(sock, port, peer, None, Kind::State { old, new, end });

@@ -36,8 +36,28 @@ pub struct Traffic {
     pub handed_over: u64,
     pub closed: u64,
     pub waited: u64,
-    /// When less than half of the usable ports was last taken, as `CLOCK_MONOTONIC`; `None`: that is so now.
-    pub half_since: Option<u64>,
+    /// When less than half of the usable ports was last taken.
+    pub half: Half,
+}
+
+/// Since when at least half of the usable ports is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// It is not.
+    No,
+    /// It was so already when somebody looked: nobody saw it come.
+    Found,
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    Since(u64),
+}
+
+impl Half {
+    pub fn since(self) -> Option<u64> {
+        match self {
+            Self::Since(since) => Some(since),
+            Self::No | Self::Found => None,
+        }
+    }
 }
 
 /// What the counts are measured by in one network namespace.
@@ -145,14 +165,19 @@ impl Destinations {
                 handed_over: 0,
                 closed: 0,
                 waited: 0,
-                half_since: None,
+                half: Half::No,
             };
             (way, traffic)
         });
         traffic.ports = ports;
         traffic.opened += u64::from(is_new);
         traffic.waiting += u32::from(taken.is_timewait);
-        traffic.look_at_half(scale, &taken, bound, now);
+        let come = if is_new {
+            Half::Since(now)
+        } else {
+            Half::Found
+        };
+        traffic.look_at_half(scale, &taken, bound, come);
     }
 
     /// A timewait socket has got the port.
@@ -186,7 +211,7 @@ impl Destinations {
         } else {
             traffic.closed += 1;
         }
-        traffic.look_at_half(scale, &taken, bound, now);
+        traffic.look_at_half(scale, &taken, bound, Half::Since(now));
         if ports == 0 {
             self.busy.remove(&key);
         }
@@ -203,7 +228,8 @@ pub(super) struct Taken {
 }
 
 impl Traffic {
-    fn look_at_half(&mut self, scale: Scale, taken: &Taken, bound: u32, now: u64) {
+    /// `come`: what is known of the moment, if half of the ports are taken only now.
+    fn look_at_half(&mut self, scale: Scale, taken: &Taken, bound: u32, come: Half) {
         let gives_way = match scale.reuses {
             Reuse::Nowhere => false,
             Reuse::Everywhere => true,
@@ -218,9 +244,9 @@ impl Traffic {
                 0
             };
         if blocking.saturating_mul(2) < scale.usable {
-            self.half_since = None;
-        } else if self.half_since.is_none() {
-            self.half_since = Some(now);
+            self.half = Half::No;
+        } else if self.half == Half::No {
+            self.half = come;
         }
     }
 }

@@ -54,16 +54,16 @@ impl Ending {
 }
 
 impl EndReason {
-    /// Of a socket that went from a state to CLOSE with this `sk_err`, and without a timewait socket.
-    fn of(old: State, error: i32) -> Self {
-        match (old, error) {
+    /// Of a socket that went from a state to CLOSE without a timewait socket.
+    fn of(old: State, end: &End) -> Self {
+        match (old, end.error) {
             (State::SynSent, ECONNREFUSED) => Self::Refused,
             (State::SynSent, 0) => Self::Abandoned,
             (_, ETIMEDOUT) => Self::Timeout,
             (_, ECONNRESET) => Self::Rst,
             (State::SynSent, _) => Self::Error,
             (_, EPIPE) => Self::Rst,
-            (State::LastAck | State::Closing | State::FinWait2, 0) => Self::Fin,
+            (State::LastAck | State::Closing | State::FinWait2, 0) if !end.given_up => Self::Fin,
             (_, 0) => Self::Rst,
             _ => Self::Error,
         }
@@ -77,7 +77,7 @@ impl Ledger {
         entry.sent = end.sent.into();
         entry.received = end.received.into();
         let ending = Ending {
-            reason: EndReason::of(entry.state, end.error),
+            reason: EndReason::of(entry.state, &end),
             ..Ending::of_timewait(event.ts)
         };
         match event.held {

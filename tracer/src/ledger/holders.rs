@@ -53,13 +53,47 @@ const RELEASES: usize = 64;
 
 impl Ledger {
     pub fn explain(&self, query: &Query) -> Explained<'_> {
+        let (budget, found) = self.look_at_ports(query);
+        self.explanation(query, budget, found)
+    }
+
+    /// Why the socket with this key (as [`Event::sock`](crate::event::Event::sock)) finds no port. Each other one that
+    /// connects there has a port by then, even if that is told only when the call returns.
+    pub fn explain_failure(&self, query: &Query, key: u64) -> Explained<'_> {
+        let (mut budget, mut found) = self.look_at_ports(query);
+        if budget.free > 0 {
+            let waiting = self.waiting(query, key);
+            for (slot, _) in waiting.take(budget.free as usize) {
+                found.taken.push(slot);
+                budget.in_use += 1;
+                budget.free -= 1;
+            }
+            budget.reusable = budget.reusable.min(budget.free);
+        }
+        self.explanation(query, budget, found)
+    }
+
+    fn look_at_ports(&self, query: &Query) -> (Budget, Found) {
         let mut found = Found::default();
         let budget = self.count_ports(query, &mut |port, verdict| match verdict {
             Verdict::Taken(slot) => found.taken.push(*slot),
             Verdict::Bound => found.bound.insert(port),
             Verdict::Free | Verdict::Reusable => {}
         });
-        self.explanation(query, budget, found)
+        (budget, found)
+    }
+
+    /// Who waits for an answer from the destination, at a port that is not known.
+    fn waiting(&self, query: &Query, key: u64) -> impl Iterator<Item = (Slot, &Entry)> {
+        let way = query
+            .way()
+            .map(|way| (way.local_ip, Address::from(way.peer)));
+        let netns = query.netns;
+        self.sockets.iter().filter(move |(_, entry)| {
+            let is_waiting = entry.state == State::SynSent && entry.local.port == 0;
+            let is_there = Some((entry.local.ip(), entry.peer)) == way && entry.netns == netns;
+            is_waiting && is_there && entry.key != key
+        })
     }
 
     /// The socket that has the port of an address, so that it can't be bound.

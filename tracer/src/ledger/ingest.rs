@@ -52,10 +52,9 @@ impl Change {
     }
 
     /// Whether a socket that is not known must be a timewait socket. A full socket may go from FIN_WAIT2
-    /// to CLOSE as well (after an RST, or with `tcp_max_tw_buckets` reached); then it has an error or
-    /// bytes to tell.
+    /// to CLOSE as well (after an RST, given up, or with `tcp_max_tw_buckets` reached); then it has something to tell.
     fn is_of_timewait(&self) -> bool {
-        let tells = |end: End| end.error != 0 || end.sent != 0 || end.received != 0;
+        let tells = |end: End| end.error != 0 || end.sent != 0 || end.received != 0 || end.given_up;
         let ends_in_silence = self.old == State::FinWait2 && !self.end.is_some_and(tells);
         self.fits_timewait() && (self.needs_timewait() || ends_in_silence)
     }

@@ -391,6 +391,7 @@ impl Kernel {
             error,
             sent: 1,
             received: 2,
+            ..End::default()
         };
         let kind = Kind::State {
             old: sock.state,
@@ -428,6 +429,7 @@ impl Kernel {
             error: 0,
             sent: 1,
             received: 2,
+            ..End::default()
         };
         let kind = Kind::State {
             old: sock.state,
@@ -465,6 +467,7 @@ impl Kernel {
             error: 0,
             sent: 0,
             received: 0,
+            ..End::default()
         };
         let kind = Kind::State {
             old,

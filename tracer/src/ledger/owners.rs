@@ -25,16 +25,24 @@ struct Process {
     references: u32,
 }
 
+/// When a task had the name, user and cgroup that it is told with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Now,
+    /// They may have changed since.
+    Before,
+}
+
 impl Owners {
     /// The process of a task, with one reference more.
-    pub(super) fn acquire(&mut self, task: &Task) -> Id {
+    pub(super) fn acquire(&mut self, task: &Task, seen: Seen) -> Id {
         let hash = self.hash(task);
         let known = self.by_identity.find(hash, |id| {
             self.get(*id).is_some_and(|known| same(known, task))
         });
         if let Some(id) = known.copied() {
             self.retain(id);
-            self.refresh(id, task);
+            self.refresh(id, task, seen);
             return id;
         }
         let id = self.insert(task.clone());
@@ -94,8 +102,11 @@ impl Owners {
         self.get(id).is_some_and(|known| same(known, task))
     }
 
-    /// The process was seen again.
-    pub(super) fn refresh(&mut self, id: Id, task: &Task) {
+    /// The process is named again.
+    pub(super) fn refresh(&mut self, id: Id, task: &Task, seen: Seen) {
+        if seen == Seen::Before {
+            return;
+        }
         if let Some(process) = &mut self.slots[id.index()] {
             process.task.clone_from(task);
         }

@@ -3,11 +3,11 @@
 use super::{
     Ledger,
     entry::{Entry, Marks},
-    owners::Id,
+    owners::{Id, Seen},
     place::Address,
     sockets::Slot,
 };
-use crate::event::{Event, Owner, Role, Task};
+use crate::event::{Event, Kind, Owner, Role, Task};
 
 impl Ledger {
     /// The owner that the event names, if it does. Who took a port keeps it: listening with a socket that
@@ -16,17 +16,32 @@ impl Ledger {
         let is_bound = event.owner == Owner::Bind && self.sockets[slot].owner == Owner::Bind;
         let named = event.owner != Owner::None && !is_bound;
         if let Some(task) = event.task.as_ref().filter(|_| named) {
-            self.set_owner(slot, event.owner, task);
+            let seen = self.seen_in(slot, event);
+            self.own(slot, event.owner, task, seen);
         }
     }
 
     pub(super) fn set_owner(&mut self, slot: Slot, owner: Owner, task: &Task) {
+        self.own(slot, owner, task, Seen::Now);
+    }
+
+    /// Whether the event's task ran then. At the end of a socket, and where one keeps its port after that, it is as it was
+    /// at the beginning.
+    fn seen_in(&self, slot: Slot, event: &Event) -> Seen {
+        match event.kind {
+            Kind::State { end: Some(_), .. } => Seen::Before,
+            Kind::Bound if self.sockets[slot].process.is_some() => Seen::Before,
+            _ => Seen::Now,
+        }
+    }
+
+    fn own(&mut self, slot: Slot, owner: Owner, task: &Task, seen: Seen) {
         let process = self.sockets[slot].process;
         // Most events name the owner that is known.
         match process.filter(|id| self.owners.is(*id, task)) {
-            Some(id) => self.owners.refresh(id, task),
+            Some(id) => self.owners.refresh(id, task, seen),
             None => {
-                self.sockets[slot].process = Some(self.owners.acquire(task));
+                self.sockets[slot].process = Some(self.owners.acquire(task, seen));
                 self.release(process);
             }
         }

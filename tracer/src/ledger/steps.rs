@@ -47,11 +47,23 @@ fn is_step(state: State) -> bool {
     )
 }
 
+/// Whether a connection may come from one to the other in such steps: there is no way back.
+fn leads_on(from: State, to: State) -> bool {
+    use State::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck};
+    match from {
+        Established => is_step(to),
+        FinWait1 => matches!(to, FinWait2 | Closing),
+        CloseWait => to == LastAck,
+        _ => false,
+    }
+}
+
 impl Entry {
-    /// Such a step changes nothing of what it has.
+    /// Such a step changes nothing of what it has. Where the kernel's own word, in a dump, is further on, a step was lost,
+    /// and that one stays.
     fn come_to(&mut self, state: State, ports: [u16; 2]) {
         let is_same = [self.local.port, self.peer.port] == ports;
-        if is_same && !self.is_timewait && is_step(self.state) && is_step(state) {
+        if is_same && !self.is_timewait && leads_on(self.state, state) {
             self.state = state;
         }
     }

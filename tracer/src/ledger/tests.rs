@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::*;
+use super::{steps::Steps, *};
 use crate::event::{Comm, End, Endpoint, Family, Reason};
 
 mod races;
@@ -81,6 +81,7 @@ fn state(old: State, new: State) -> Kind {
         error: 0,
         sent: 3,
         received: 4,
+        ..End::default()
     });
     Kind::State { old, new, end }
 }
@@ -91,6 +92,7 @@ fn error(old: State, error: i32) -> Kind {
         error,
         sent: 3,
         received: 4,
+        ..End::default()
     };
     Kind::State {
         old,
@@ -105,6 +107,7 @@ fn timewait(old: State, new: State, key: u64) -> Kind {
         error: 0,
         sent: 3,
         received: 4,
+        ..End::default()
     };
     Kind::State {
         old,
@@ -404,6 +407,114 @@ fn an_attempt_from_a_bound_port_takes_nothing_away() {
     assert_eq!(tester.told(), steps);
 }
 
+/// The kernel side says that a connection from port 4000 is in this state.
+struct Said(u64, State);
+
+impl Steps for Said {
+    fn each(&self, tell: &mut dyn FnMut(u64, [u16; 2], State)) {
+        tell(self.0, [4000, 80], self.1);
+    }
+
+    fn forget(&self, _: &dyn Fn(u64) -> bool) {}
+}
+
+#[test]
+fn a_step_that_was_lost_is_not_taken_back() {
+    let mut tester = Tester::established(1);
+    tester.ledger.expect_no_steps();
+    let state_of = |tester: &Tester| tester.ledger.sockets().next().unwrap().state;
+    tester.ledger.catch_up(&Said(1, State::FinWait1));
+    assert_eq!(state_of(&tester), State::FinWait1);
+    tester.ledger.begin_resync(100);
+    tester.row(&row(1, State::FinWait2));
+    tester.end_resync(110);
+    assert_eq!(tester.told(), [""; 0]);
+    tester.ledger.catch_up(&Said(1, State::FinWait1));
+    assert_eq!(state_of(&tester), State::FinWait2);
+}
+
+#[test]
+fn a_process_does_not_get_an_earlier_name_back() {
+    let mut tester = Tester::established(1);
+    tester.put(searching(20, 2));
+    let renamed = |event: Event| {
+        let task = event.task.as_ref().map(|task| Task {
+            comm: Comm([b'b'; 16]),
+            ..task.clone()
+        });
+        Event { task, ..event }
+    };
+    tester.put(renamed(searching(30, 3)));
+    // What is remembered of the task since it began.
+    tester.put(event(40, 1, state(State::LastAck, State::Close)));
+    let socket = tester.ledger.sockets().next().unwrap();
+    assert_eq!(socket.task.unwrap().comm, Comm([b'b'; 16]));
+}
+
+#[test]
+fn who_waits_for_an_answer_has_a_port_that_is_not_known() {
+    let mut tester = Tester::established(1);
+    for sock in 2..4 {
+        tester.put(searching(20, sock));
+    }
+    let mut elsewhere = searching(20, 4);
+    elsewhere.tuple.peer.port = Some(81);
+    tester.put(elsewhere);
+    let settings = Settings {
+        range: (4000, 4007),
+        ..Settings::default()
+    };
+    let query = Query {
+        netns: NETNS,
+        local_ip: tuple(4000).local.ip,
+        peer: Some(tuple(4000).peer),
+        settings: &settings,
+        socket_range: None,
+        now: 30,
+    };
+    let explained = tester.ledger.explain_failure(&query, 3);
+    let budget = &explained.budget;
+    assert_eq!((budget.in_use, budget.free), (2, 6));
+    let states = [(State::Established, 1), (State::SynSent, 1)];
+    assert_eq!(explained.holders[0].states, states.into());
+    assert_eq!(tester.ledger.explain(&query).budget.free, 7);
+}
+
+#[test]
+fn nobody_saw_ports_being_taken_that_a_run_finds() {
+    let mut tester = Tester::default();
+    let settings = Settings {
+        range: (4000, 4003),
+        ..Settings::default()
+    };
+    tester.ledger.set_settings(NETNS, &settings);
+    tester.ledger.begin_resync(100);
+    for port in 4000..4003 {
+        let found = row(port.into(), State::Established);
+        tester.row(&Row {
+            tuple: tuple(port),
+            ..found
+        });
+    }
+    tester.end_resync(110);
+    let way = Way {
+        netns: NETNS,
+        local_ip: tuple(4000).local.ip,
+        peer: tuple(4000).peer,
+    };
+    let since = |tester: &Tester| tester.ledger.traffic(&way).unwrap().half.since();
+    assert_eq!(since(&tester), None);
+    for port in 4000..4003 {
+        tester.put(event(200, port, state(State::Established, State::Close)));
+    }
+    for (port, ts) in [(4001, 300), (4002, 400), (4003, 500)] {
+        let mut opened = event(ts, port.into(), state(State::Close, State::SynSent));
+        opened.tuple = tuple(port);
+        tester.put(opened);
+    }
+    assert_eq!(since(&tester), Some(400));
+}
+
 #[test]
 fn an_address_that_is_used_again_ends_what_was_there() {
     let mut tester = Tester::established(1);
@@ -641,6 +752,29 @@ fn names_every_end() {
         );
         assert!(tester.keys().is_empty());
     }
+}
+
+#[test]
+fn what_was_given_up_is_no_fin() {
+    let mut tester = Tester::established(1);
+    let end = End {
+        given_up: true,
+        ..End::default()
+    };
+    let kind = |old| Kind::State {
+        old,
+        new: State::Close,
+        end: Some(end),
+    };
+    tester.put(event(30, 1, kind(State::FinWait2)));
+    assert!(tester.told()[1].starts_with("Rst "));
+    // Nor is it a timewait socket that nobody knows.
+    let old = Event {
+        role: None,
+        ..event(40, 2, kind(State::FinWait2))
+    };
+    tester.put(old);
+    assert!(tester.told()[1].starts_with("Rst "));
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub struct Shortage<'a> {
     pub budget: Budget,
     /// Who has the ports, most first: ten processes, and the others in one more.
     pub holders: Vec<Holder<'a>>,
-    /// When less than half of the ports was last taken for this destination; null: never since tracer runs.
+    /// When less than half of the ports was last taken for this destination; null: that was before the run began, or never since.
     #[serde(serialize_with = "rfc3339_or_null")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,

@@ -91,6 +91,7 @@ impl Keys {
                 error: 0,
                 sent: 0,
                 received: 0,
+                ..End::default()
             };
             if let Kind::State { end, .. } = &mut event.kind {
                 *end = Some(nothing);

@@ -98,7 +98,7 @@ impl Stream {
             now: event.ts,
         };
         let explained = match trouble.is_shortage() {
-            true => self.ledger.explain(&query),
+            true => self.ledger.explain_failure(&query, event.sock),
             false => Explained::default(),
         };
         let holder = match trouble {
@@ -116,7 +116,7 @@ impl Stream {
         };
         let advice = Some(advice(&case));
         let traffic = query.way().and_then(|way| self.ledger.traffic(&way));
-        let since = traffic.and_then(|traffic| traffic.half_since);
+        let since = traffic.and_then(|traffic| traffic.half.since());
         let known = self.lines.know_holders(&explained.holders);
         let owner = self
             .lines

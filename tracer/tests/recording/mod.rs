@@ -125,6 +125,7 @@ impl Recording {
             error: 0,
             sent: 7,
             received: 8,
+            ..End::default()
         };
         let taken = kind(State::FinWait2, State::TimeWait, Some(end));
         self.stream.event(&event(at + 2000, sock, taken));

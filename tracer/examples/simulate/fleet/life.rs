@@ -119,12 +119,7 @@ impl Host {
     }
 
     fn refuse(&mut self, connection: &Connection, reason: Reason, now: u64) {
-        let end = End {
-            timewait: None,
-            error: 0,
-            sent: 0,
-            received: 0,
-        };
+        let end = End { ..End::default() };
         self.tell_state(connection, State::SynSent, State::Close, Some(end));
         self.fail(connection, reason, now);
     }
@@ -298,6 +293,7 @@ impl Host {
             error: 0,
             sent,
             received,
+            ..End::default()
         }
     }
 

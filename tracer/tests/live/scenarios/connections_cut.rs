@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use rustix::io::Errno;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     actor::Op,
+    lines::{Line, Record},
     scene::{Scene, V4},
 };
 
@@ -23,6 +24,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("connection_timed_out", timed_out),
     scenario("connection_abandoned", abandoned),
     scenario("connection_without_a_port", without_a_port),
+    scenario("connection_answered_too_late", answered_too_late),
 ];
 
 fn reset(scene: &Scene) -> Result<()> {
@@ -115,4 +117,49 @@ fn without_a_port(scene: &Scene) -> Result<()> {
     expect(scene, &[wanted])?;
     drop(holder);
     Ok(())
+}
+
+/// How often a client does not wait for its answer.
+const HASTY: usize = 20;
+
+/// The answer comes with the acknowledgement of the client's FIN, if the server is fast enough for that: the kernel resets
+/// the connection then. Nothing is lost by it.
+fn answered_too_late(scene: &Scene) -> Result<()> {
+    let mut server = scene.server(V4, PORT)?;
+    let mut client = scene.actor("client")?;
+    for _ in 0..HASTY {
+        let fd = client.open(server.addr)?;
+        let accepted = server.accept()?;
+        client.run(&Op::Write { fd, bytes: 2 })?;
+        client.close(fd)?;
+        server.actor.run(&Op::Write {
+            fd: accepted,
+            bytes: 1000,
+        })?;
+        server.actor.close(accepted)?;
+    }
+    let inode = scene.netns.inode;
+    let ends = scene.tracer.lines.wait(inode, |lines| {
+        let ends = lines.iter().filter_map(|line| client_end(line));
+        Some(ends.collect::<Vec<_>>()).filter(|ends| ends.len() >= HASTY)
+    });
+    let reset = ends.with_context(|| format!("not {HASTY} ends"))?;
+    let reset = reset.iter().filter(|end| *end == "rst").count();
+    ensure!(reset > 0, "the answer was too late each time");
+    scene.settled()?;
+    let lost: u64 = scene.tracer.losses().iter().map(|loss| loss.events).sum();
+    ensure!(
+        lost < reset as u64,
+        "{reset} were reset, and {lost} events are said to be lost"
+    );
+    Ok(())
+}
+
+fn client_end(line: &Line) -> Option<String> {
+    match &line.record {
+        Record::Connection(over) if over.role.as_deref() == Some("client") => {
+            (over.peer.port == Some(PORT)).then(|| over.end.clone())
+        }
+        _ => None,
+    }
 }

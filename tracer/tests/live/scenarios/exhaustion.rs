@@ -1,8 +1,12 @@
 //! No free port towards a destination: every failing connect is one line, whoever it hits.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::io::Errno;
 
 use super::{
@@ -12,7 +16,8 @@ use super::{
 };
 use crate::{
     actor::{Actor, Op, Server},
-    lines::State,
+    dump,
+    lines::{PATIENCE, State},
     scene::{Scene, V4, V6, client_of},
 };
 
@@ -27,6 +32,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("exhausted_in_thread", in_thread),
     scenario("exhausted_from_bound_address", from_bound_address),
     scenario("exhausted_then_elsewhere", then_elsewhere),
+    scenario("exhausted_by_waiting", by_waiting),
 ];
 
 pub(super) const PORTS: usize = 16;
@@ -284,5 +290,46 @@ fn then_elsewhere(scene: &Scene) -> Result<()> {
         client_of(free.addr),
         &["CLOSE>SYN_SENT", "SYN_SENT>ESTABLISHED"],
     )?;
+    Ok(())
+}
+
+/// Calls that wait for an answer have a port each, which some rungs see only when they return.
+fn by_waiting(scene: &Scene) -> Result<()> {
+    const PORTS: u32 = 4;
+    let (server, filler) = scene.deaf_server(PORT)?;
+    let to = server.addr;
+    let range = "ipv4/ip_local_port_range";
+    scene.netns.sysctl(range, "40000 40003")?;
+    let mut waiting = Vec::new();
+    for _ in 0..PORTS {
+        let mut actor = scene.actor("waits")?;
+        let fd = actor.socket(to)?;
+        actor.begin(&Op::Connect { fd, to })?;
+        waiting.push(actor);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let asks = |row: &dump::Row| row.state == "SYN_SENT";
+    while dump::dump(&scene.netns)?
+        .iter()
+        .filter(|row| asks(row))
+        .count()
+        < waiting.len()
+    {
+        ensure!(Instant::now() < deadline, "nobody waits");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut client = scene.actor("client")?;
+    fail_many(&mut client, to, 1)?;
+    let failed = scene.failures()?;
+    let why = &failed.first().context("no failure")?.why;
+    let budget = why.budget.as_ref().context("no budget")?;
+    let held = why.holders.iter().flatten();
+    let held: u32 = held.map(|holder| holder.states["SYN_SENT"]).sum();
+    ensure!(
+        (budget.in_use, budget.free, held) == (PORTS, 0, PORTS),
+        "{budget:?}, {:?}",
+        why.holders
+    );
+    drop(filler);
     Ok(())
 }

@@ -33,6 +33,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario("timewait_destroyed", destroyed),
     scenario("fin_wait2_times_out", fin_wait2_times_out),
     scenario("fin_wait2_is_reset", fin_wait2_is_reset),
+    scenario("timewait_without_linger", without_linger),
 ];
 
 const PORT: u16 = 5774;
@@ -235,6 +236,21 @@ fn fin_wait2_is_reset(scene: &Scene) -> Result<()> {
     let steps = steps(HALF_CLOSED, &["FIN_WAIT2>CLOSE"]);
     let states = scene.expect(client_of(server.addr), &steps)?;
     owned_by(&states, &client, "connect")
+}
+
+/// TCP_LINGER2 may forbid to wait for the peer's FIN, not what comes after it.
+fn without_linger(scene: &Scene) -> Result<()> {
+    let mut server = scene.server(V4, PORT)?;
+    let mut client = scene.actor("client")?;
+    let fd = client.open(server.addr)?;
+    let accepted = server.accept()?;
+    client.option(fd, libc::IPPROTO_TCP, libc::TCP_LINGER2, u32::MAX)?;
+    client.run(&Op::ShutdownWrite { fd })?;
+    server.actor.run(&Op::ReadToEnd { fd: accepted })?;
+    server.actor.close(accepted)?;
+    let states = scene.expect(client_of(server.addr), &CLIENT_CLOSES_FIRST)?;
+    owned_by(&states, &client, "connect")?;
+    client.close(fd)
 }
 
 /// The kernel's timer is due after 60 seconds, and comes up to two later.
