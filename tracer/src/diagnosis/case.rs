@@ -72,12 +72,17 @@ pub struct Case<'a> {
     pub serving_time_wait: u64,
     /// New connections to the destination per second; `None`: not known.
     pub open_rate: Option<f64>,
+    /// A process in the network namespace, in the initial pid namespace.
+    pub pid: Option<u32>,
     pub host: Host,
 }
 
 /// What the host itself says.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Host {
+    /// Another network namespace than that of the tracer: a container's, most often.
+    #[serde(default)]
+    pub is_elsewhere: bool,
     /// `nf_conntrack_count` and `nf_conntrack_max`.
     pub conntrack: Option<(u64, u64)>,
     /// Connections that were dropped because the accept backlog of a listener was full (`ListenOverflows`

@@ -54,6 +54,10 @@ impl Stream {
             listening_outside,
             serving_time_wait: explained.serving_time_wait,
             open_rate: way.and_then(|way| self.pressure.open_rate(&way)),
+            pid: explained
+                .holders
+                .iter()
+                .find_map(|holder| Some(holder.task?.pid)),
             host,
         }
     }

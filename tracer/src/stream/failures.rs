@@ -112,6 +112,7 @@ impl Stream {
             family: tuple.family,
             local_port: tuple.local.port,
             held_by: holder.clone(),
+            pid: task.map(|task| task.pid),
             ..self.case(trouble, &query, &explained, host)
         };
         let advice = Some(advice(&case));

@@ -37,6 +37,7 @@ impl Surroundings for Known {
 
     fn host(&mut self, netns: u32, _: Option<&Task>, _: u64) -> case::Host {
         case::Host {
+            is_elsewhere: false,
             conntrack: Some((4000 + u64::from(netns % 100), 262_144)),
             listen_overflows: Some(0),
             has_ipv4: Some(true),

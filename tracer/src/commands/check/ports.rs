@@ -348,6 +348,7 @@ mod tests {
             time_wait: Some(27_880),
             listeners: Some(BTreeSet::from([80])),
             host: Host {
+                is_elsewhere: false,
                 conntrack: Some((60_000, 65_536)),
                 listen_overflows: Some(1234),
                 has_ipv4: Some(true),

@@ -67,7 +67,7 @@ fn reuse_connections(case: &Case<'_>) -> Option<Advice> {
     );
     if let Some(rate) = case.open_rate {
         why += &format!(
-            "; {} are opened per second, and the range bears about {} short ones per second to one destination",
+            "; {} are opened per second, those that fail aside, and the range bears about {} short ones per second to one destination",
             few(rate),
             few(lasts),
         );
@@ -75,9 +75,9 @@ fn reuse_connections(case: &Case<'_>) -> Option<Advice> {
     Some(new(
         "reuse_connections",
         why,
-        "keep connections open and use them again. HTTP: keep-alive (nginx: `keepalive 64; \
-         proxy_http_version 1.1; proxy_set_header Connection \"\";`; Go: read each body to its \
-         end, then close it, and raise `http.Transport.MaxIdleConnsPerHost` from 2; Python: one \
+        "keep connections open and use them again. HTTP: keep-alive (nginx: `upstream app { server \
+         ADDRESS:PORT; keepalive 64; }`, and where `proxy_pass http://app;` is, `proxy_http_version 1.1; \
+         proxy_set_header Connection \"\";`; Go: read each body to its end, then close it, and raise `http.Transport.MaxIdleConnsPerHost` from 2; Python: one \
          `requests.Session()`); databases: a connection pool",
     ))
 }
@@ -229,10 +229,12 @@ fn fin_wait2(case: &Case<'_>) -> Option<Advice> {
         new(
             "fin_wait2",
             format!(
-                "{waiting} of {} held are in FIN_WAIT2: this side has closed, {} has \
-             not",
+                "{waiting} of {} held are in FIN_WAIT2: this side has closed, {} not",
                 ports(case.taken()),
-                peer(case)
+                match case.peer.port {
+                    Some(_) => format!("{} has", peer(case)),
+                    None => "the peers have".to_owned(),
+                }
             ),
             "have the peer close (it sees them in CLOSE_WAIT); `sysctl -w \
              net.ipv4.tcp_fin_timeout=15` ends this state sooner for sockets that are closed, \

@@ -38,7 +38,22 @@ pub fn advice(case: &Case<'_>) -> Vec<Advice> {
     };
     all.extend(notes::look_alikes(case));
     all.extend(notes::not_to_do(case));
+    if let Some(pid) = case.pid.filter(|_| case.host.is_elsewhere) {
+        all.iter_mut()
+            .for_each(|advice| advice.how = inside(&advice.how, pid));
+    }
     all
+}
+
+/// Has the commands of `how` act on the network namespace of a process, where they would change the host's.
+fn inside(how: &str, pid: u32) -> String {
+    let commands = [("`", "sysctl "), ("$(", "sysctl "), ("`", "ip ")];
+    commands
+        .iter()
+        .fold(how.to_owned(), |how, (quote, command)| {
+            let there = format!("{quote}nsenter -t {pid} -n {command}");
+            how.replace(&format!("{quote}{command}"), &there)
+        })
 }
 
 fn new(id: &'static str, why: impl Into<String>, how: impl Into<String>) -> Advice {

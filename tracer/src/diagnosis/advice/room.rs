@@ -95,7 +95,7 @@ pub(super) fn widen_range(case: &Case<'_>) -> Option<Advice> {
         "ip_local_port_range is {first}-{last}, {}; {low}-{high} would give {gain} more",
         ports(now)
     );
-    let mut how = format!("`sysctl -w net.ipv4.ip_local_port_range=\"{low} {high}\"`");
+    let widen = format!("`sysctl -w net.ipv4.ip_local_port_range=\"{low} {high}\"`");
     if !case.listeners_outside.is_empty() {
         let listening = case
             .listening_outside
@@ -110,13 +110,14 @@ pub(super) fn widen_range(case: &Case<'_>) -> Option<Advice> {
     let mut add: Vec<_> = inside.map(|(port, _)| *port).collect();
     add.retain(|port| !case.settings.reserved.contains(*port));
     add.sort_unstable();
-    how += &if add.is_empty() {
-        "; put ports of services that may start later into net.ipv4.ip_local_reserved_ports, or a \
-         connection may have them"
-            .to_owned()
+    let how = if add.is_empty() {
+        format!(
+            "{widen}; put ports of services that may start later into \
+             net.ipv4.ip_local_reserved_ports, or a connection may have them"
+        )
     } else {
         format!(
-            "; first {}, so that no connection has the port of a service that restarts",
+            "{}, so that no connection has the port of a service that restarts; then {widen}",
             reserve(case, &add)
         )
     };

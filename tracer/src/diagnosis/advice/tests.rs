@@ -158,10 +158,25 @@ impl Situation {
             listening_outside: 0,
             serving_time_wait: 0,
             open_rate: None,
+            pid: Some(812),
             host: Host::default(),
         };
         (self.change)(&mut case);
         advice(&case)
+    }
+}
+
+#[test]
+fn commands_are_for_the_network_namespace_of_the_failure() {
+    let mut situation = situation("a container's");
+    situation.change = |case| case.host.is_elsewhere = true;
+    situation.settings.reserved = "8080".parse().unwrap();
+    let advice = situation.advice();
+    let how = |id: &str| &advice.iter().find(|one| one.id == id).unwrap().how;
+    assert!(how("tw_reuse").starts_with("`nsenter -t 812 -n sysctl -w net.ipv4.tcp_tw_reuse=1`"));
+    let all: String = advice.iter().map(|one| one.how.as_str()).collect();
+    for bare in ["`sysctl", "$(sysctl", "`ip "] {
+        assert!(!all.contains(bare), "{all}");
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     ffi::c_int,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt as _,
     ptr,
 };
 
-use super::sysctl;
+use super::{settings::inode_of_thread, sysctl};
 use crate::diagnosis::case::Host;
 
 /// `/proc/net` is that of the process; this is that of the thread.
@@ -20,12 +21,19 @@ pub fn of_thread() -> Host {
     let addresses = addresses().ok();
     let has = |is: fn(&IpAddr) -> bool| addresses.as_ref().map(|found| found.iter().any(is));
     Host {
+        is_elsewhere: is_elsewhere(),
         conntrack: conntrack(),
         listen_overflows: listen_overflows().ok(),
         has_ipv4: has(IpAddr::is_ipv4),
         has_ipv6: has(IpAddr::is_ipv6),
         ipv6_disabled: ipv6_disabled(),
     }
+}
+
+/// Whether this thread has left the namespace of its process.
+fn is_elsewhere() -> bool {
+    let process = fs::metadata("/proc/self/ns/net").map(|meta| meta.ino());
+    process.is_ok_and(|inode| inode != u64::from(inode_of_thread()))
 }
 
 /// Entries in TIME_WAIT, of IPv4 and IPv6.
