@@ -16,6 +16,8 @@ const PEER: &str = "10.0.0.9:5774";
 /// Lines of a host, with numbers and times.
 struct Lines {
     host: &'static str,
+    /// Of the lines that are added next.
+    netns: u32,
     text: String,
     seq: u64,
 }
@@ -25,6 +27,7 @@ impl Lines {
     fn start(host: &'static str, at: u64, range: [u16; 2]) -> Self {
         let mut lines = Self {
             host,
+            netns: NETNS,
             text: String::new(),
             seq: 0,
         };
@@ -49,7 +52,7 @@ impl Lines {
         for pid in pids {
             let top = json!([{"local_ip": "10.0.0.7", "peer": peer(), "ports": ports, "time_wait": ports}]);
             let line = json!({
-                "type": "usage", "netns": NETNS, "process": process(pid), "exited": false,
+                "type": "usage", "netns": self.netns, "process": process(pid), "exited": false,
                 "ports": {"total": ports, "TIME_WAIT": ports}, "opened": 0, "closed": 0, "failed": 0, "top": top,
             });
             self.add(at, line);
@@ -62,7 +65,7 @@ impl Lines {
         for (old, new) in [("CLOSE", "SYN_SENT"), ("SYN_SENT", "ESTABLISHED")] {
             let local = json!({"ip": "10.0.0.7", "port": (old != "CLOSE").then_some(port)});
             let line = json!({
-                "type": "state", "netns": NETNS, "role": "client", "local": local, "peer": peer(),
+                "type": "state", "netns": self.netns, "role": "client", "local": local, "peer": peer(),
                 "old": old, "new": new, "cookie": port.to_string(), "process": process(pid),
             });
             self.add(at, line);
@@ -71,9 +74,13 @@ impl Lines {
     }
 
     fn fail(&mut self, at: u64, usable: u32, holders: Value) -> &mut Self {
+        self.fail_to(at, usable, peer(), holders)
+    }
+
+    fn fail_to(&mut self, at: u64, usable: u32, peer: Value, holders: Value) -> &mut Self {
         let local = json!({"ip": "10.0.0.7", "port": null});
         let line = json!({
-            "type": "connect_failed", "netns": NETNS, "local": local, "peer": peer(), "errno": 99,
+            "type": "connect_failed", "netns": self.netns, "local": local, "peer": peer, "errno": 99,
             "reason": "ports_exhausted", "process": process(1),
             "budget": {"range": usable, "in_use": usable, "time_wait": usable, "free": 0},
             "holders": holders,
@@ -81,10 +88,19 @@ impl Lines {
         self.add(at, line)
     }
 
+    /// Introduces a process that has just started.
+    fn process(&mut self, at: u64, pid: u32, exe: &str) -> &mut Self {
+        let id = format!("{pid}-5");
+        let line = json!({
+            "type": "process", "id": id, "pid": pid, "comm": "worker", "exe": exe, "start": time(at),
+        });
+        self.add(at, line)
+    }
+
     fn range(&mut self, at: u64, range: [u16; 2]) -> &mut Self {
         self.add(
             at,
-            json!({"type": "netns", "netns": NETNS, "range": range, "reserved": 0}),
+            json!({"type": "netns", "netns": self.netns, "range": range, "reserved": 0}),
         )
     }
 }
@@ -266,4 +282,50 @@ fn failures_from_before_the_time_that_counts_are_not_told() {
     };
     let report = report("since", &lines.text, narrow);
     assert_eq!(report.failures.connect, 0);
+}
+
+#[test]
+fn two_namespaces_of_a_host_are_told_apart() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.usage(10, 1..2, 1);
+    lines.netns = NETNS + 1;
+    lines.range(11, [40000, 40015]).process(12, 7, "/bin/other");
+    lines.usage(20, 7..8, 16).fail(21, 16, json!([]));
+    lines.netns = NETNS;
+    lines.usage(30, 1..2, 16);
+    for second in 31..35 {
+        lines.fail(second, 16, json!([]));
+    }
+    let report = report("namespaces", &lines.text, Narrow::default());
+    let rows = &report.failures.by_destination;
+    let rows: Vec<_> = rows.iter().map(|row| (row.netns, row.failures)).collect();
+    assert_eq!(rows, [(Some(NETNS), 4), (Some(NETNS + 1), 1)]);
+    let first = report.timeline.iter().filter(|it| it.id == "first_failure");
+    let first: Vec<_> = first.map(|it| (it.netns, &*it.text)).collect();
+    assert_eq!(first.len(), 2, "{first:?}");
+    for (netns, text) in first {
+        let begin = format!("network namespace {}: connect() to {PEER}", netns.unwrap());
+        assert!(text.starts_with(&begin), "{text}");
+    }
+    let verdict = report.verdict.join(" ");
+    let place = format!("4 of them for {PEER} in network namespace {NETNS}.");
+    assert!(verdict.contains(&place), "{verdict}");
+    assert!(!verdict.contains("a new process starts"), "{verdict}");
+}
+
+#[test]
+fn what_led_elsewhere_is_no_cause() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines
+        .usage(5, 1..2, 1)
+        .process(6, 7, "/bin/other")
+        .usage(10, 7..8, 16);
+    let other = json!({"ip": "10.0.0.9", "port": 80});
+    let holder =
+        json!([{"process": process(1), "ports": 16, "states": {"TIME_WAIT": 16}, "bound": 0}]);
+    lines.fail_to(12, 16, other, holder);
+    let report = report("destinations", &lines.text, Narrow::default());
+    let verdict = report.verdict.join(" ");
+    assert!(report.causes.iter().any(|cause| cause.id == "new_process"));
+    assert!(!verdict.contains("a new process starts"), "{verdict}");
 }

@@ -40,6 +40,15 @@ pub struct Report {
     pub destinations: Vec<Destination>,
 }
 
+impl Report {
+    /// Whether a host has several network namespaces with ports in use.
+    pub fn has_namespaces(&self) -> bool {
+        let mut hosts: Vec<_> = self.pools.iter().map(|pool| &pool.host).collect();
+        hosts.sort_unstable();
+        hosts.windows(2).any(|pair| pair[0] == pair[1])
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Span {
     pub from: Timestamp,
@@ -100,6 +109,8 @@ pub struct Count {
     pub name: String,
     /// Null: on several.
     pub host: Option<String>,
+    /// Inode number of the network namespace; null: in several.
+    pub netns: Option<u32>,
     pub failures: u64,
     pub first: Timestamp,
     pub last: Timestamp,
@@ -110,6 +121,8 @@ pub struct Count {
 pub struct Moment {
     pub ts: Timestamp,
     pub host: String,
+    /// Inode number of the network namespace; null: it is of the whole host.
+    pub netns: Option<u32>,
     /// Stable name: `first_failure`, `pressure_warning`, `new_process`, `rate_rose`, `closes_late`, `range_changed`…
     pub id: String,
     /// With the numbers of this case.
@@ -121,8 +134,9 @@ pub struct Advice {
     pub id: String,
     pub why: String,
     pub how: String,
-    /// Host and destination (or pool) that it was given for most often.
+    /// Host, network namespace and destination (or pool) that it was given for most often.
     pub host: String,
+    pub netns: u32,
     pub about: String,
     /// So many explained failures or pressure lines gave it.
     pub given: u64,

@@ -236,6 +236,7 @@ fn count(name: &str, failures: u64) -> Count {
     Count {
         name: name.into(),
         host: Some(HOST.into()),
+        netns: Some(NETNS),
         failures,
         first: at(183.108),
         last: at(419.9),
@@ -246,6 +247,7 @@ fn moment(second: f64, id: &str, text: impl Into<String>) -> Moment {
     Moment {
         ts: at(second),
         host: HOST.into(),
+        netns: None,
         id: id.into(),
         text: text.into(),
     }
@@ -324,6 +326,7 @@ fn advice() -> Vec<Advice> {
         why: why.into(),
         how: how.into(),
         host: HOST.into(),
+        netns: NETNS,
         about: "10.0.0.9:5774".into(),
         given,
     };

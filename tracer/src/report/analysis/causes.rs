@@ -2,14 +2,14 @@
 
 use super::{
     Analysis,
-    events::moment,
+    events::{Where, moment},
     items::title,
-    names::Process,
-    pools::{BOUND, Destination, Pool, Stack},
+    names::{Process, ProcessId},
+    pools::{BOUND, Destination, Pool, PoolId, Stack},
 };
 use crate::{
     event::State,
-    report::{line::Settings, model::Moment, series::known_at},
+    report::{digest::Route, line::Settings, model::Moment, series::known_at},
 };
 
 /// What is less than this many percent of the limit did not lead to much.
@@ -62,21 +62,36 @@ pub(super) fn changed(before: &Settings, now: &Settings) -> Vec<String> {
     all
 }
 
+/// Whether so many ports of a limit matter.
+fn is_share(ports: i64, limit: i32) -> bool {
+    ports * 100 >= i64::from(limit) * i64::from(SHARE)
+}
+
+/// What led to it, and to trouble of what.
+#[derive(Clone, Debug)]
+pub(super) struct Cause {
+    pub moment: Moment,
+    pub pool: PoolId,
+    /// `None`: of every destination of the network namespace.
+    pub to: Option<Route>,
+    /// `None`: of whoever has ports.
+    pub process: Option<ProcessId>,
+}
+
+impl Cause {
+    fn of_pool(pool: PoolId, moment: Moment) -> Self {
+        Self {
+            moment,
+            pool,
+            to: None,
+            process: None,
+        }
+    }
+}
+
 impl Analysis {
-    pub(super) fn causes(&self) -> Vec<Moment> {
-        let is_setting = |moment: &&Moment| {
-            matches!(
-                &*moment.id,
-                "range_changed" | "sysctl_changed" | "time_wait_overflow"
-            )
-        };
-        let mut all: Vec<_> = self
-            .events
-            .moments
-            .iter()
-            .filter(is_setting)
-            .cloned()
-            .collect();
+    pub(super) fn causes(&self) -> Vec<Cause> {
+        let mut all = Vec::new();
         let troubled = self
             .pools
             .pools
@@ -86,9 +101,33 @@ impl Analysis {
         for (id, pool) in troubled.take(LOOKED_AT) {
             self.causes_in(id, pool, &mut all);
         }
-        all.sort_by(|a, b| (a.ts, &a.id).cmp(&(b.ts, &b.id)));
-        all.dedup_by(|a, b| a.ts == b.ts && a.text == b.text);
+        all.sort_by(|a, b| (a.moment.ts, &a.moment.id).cmp(&(b.moment.ts, &b.moment.id)));
+        all.dedup_by(|a, b| {
+            (a.moment.ts, &a.moment.text, a.pool) == (b.moment.ts, &b.moment.text, b.pool)
+        });
         all
+    }
+
+    /// Whether it led to what failed in a network namespace: at that destination, or, `None`, for want of a port to bind.
+    pub(super) fn led_to(&self, cause: &Cause, pool: PoolId, to: Option<&Destination>) -> bool {
+        let peer = |route: &Route| (route.peer, route.port);
+        let is_there = match (&cause.to, to) {
+            (Some(of), Some(to)) => peer(of) == peer(&to.route),
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let has_share = |process| to.is_none_or(|to| self.has_share(process, to));
+        cause.pool == pool && is_there && cause.process.is_none_or(has_share)
+    }
+
+    /// Whether a process had enough ports of a destination to matter there. Connection lines alone do not tell.
+    fn has_share(&self, process: ProcessId, to: &Destination) -> bool {
+        let row = to.row_of(process);
+        let level = to.owners.iter().find(|(owner, _)| *owner == row);
+        let highest =
+            level.and_then(|(_, level)| level.values(&self.axis).into_iter().flatten().max());
+        let limit = self.limit(to).unwrap_or(i32::MAX);
+        to.owners.is_empty() || is_share(i64::from(highest.unwrap_or(0)), limit)
     }
 
     fn is_troubled(&self, id: usize) -> bool {
@@ -101,14 +140,23 @@ impl Analysis {
         pool.failed.total() > 0 || pool.failed_by_usage.total() > 0 || pressed
     }
 
-    fn causes_in(&self, id: usize, pool: &Pool, all: &mut Vec<Moment>) {
-        let host = &self.names.hosts[pool.host].name;
+    fn causes_in(&self, id: PoolId, pool: &Pool, all: &mut Vec<Cause>) {
+        let of = self.names.place(pool.host, Some(pool.netns));
+        all.extend(
+            self.settings_of(of)
+                .map(|moment| Cause::of_pool(id, moment)),
+        );
         let end = self.first_failure(&pool.failed.values(&self.axis));
         let limit = limit_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
         let until = self.axis.begin(self.axis.first() + end as i64 + 1);
         for stack in &pool.stacks {
-            all.extend(self.new_process(stack, limit, until, host));
-            all.extend(self.idle(stack, limit, host));
+            let led = self.new_process(stack, limit, until, of).into_iter();
+            let led = led.chain(self.idle(stack, limit, of));
+            all.extend(led.map(|moment| Cause {
+                // What is bound is closed to every destination, whoever connects.
+                process: (moment.id != "bound_grew").then_some(stack.process),
+                ..Cause::of_pool(id, moment)
+            }));
         }
         let troubled = self
             .pools
@@ -122,12 +170,26 @@ impl Analysis {
                 .as_ref()
                 .and_then(|own| limit_at(&own.values(&self.axis), end))
                 .unwrap_or(limit);
-            all.extend(self.rate_rose(pool, to, end, host));
-            all.extend(self.closes_first(to, end, host));
-            all.extend(self.lasts_longer(to, end, host));
-            all.extend(self.closes_late(to, limit, host));
-            all.extend(self.time_wait_grew(to, end, limit, host));
+            let led = [
+                self.rate_rose(pool, to, end, of),
+                self.closes_first(to, end, of),
+                self.lasts_longer(to, end, of),
+                self.closes_late(to, limit, of),
+                self.time_wait_grew(to, end, limit, of),
+            ];
+            all.extend(led.into_iter().flatten().map(|moment| Cause {
+                to: Some(to.route),
+                ..Cause::of_pool(id, moment)
+            }));
         }
+    }
+
+    fn settings_of(&self, of: Where) -> impl Iterator<Item = Moment> {
+        let is_setting = move |moment: &&Moment| {
+            let is_there = (&*moment.host, moment.netns) == (of.host, of.netns);
+            is_there && matches!(&*moment.id, "range_changed" | "sysctl_changed")
+        };
+        self.events.moments.iter().filter(is_setting).cloned()
     }
 
     /// The bin of the first failure, else the last.
@@ -150,7 +212,7 @@ impl Analysis {
         per_bin * 1000.0 / self.axis.step_ms() as f64
     }
 
-    fn new_process(&self, stack: &Stack, limit: i32, until: i64, host: &str) -> Option<Moment> {
+    fn new_process(&self, stack: &Stack, limit: i32, until: i64, of: Where) -> Option<Moment> {
         let process = &self.names.processes[stack.process];
         let started = process.started.filter(|started| *started < until)?;
         let begun = self
@@ -161,7 +223,7 @@ impl Analysis {
             .map(|run| run.from)
             .min()?;
         let waited = self.span.is_some_and(|(first, _)| first < started);
-        let matters = i64::from(stack.highest) * 100 >= i64::from(limit) * i64::from(SHARE);
+        let matters = is_share(stack.highest.into(), limit);
         if started <= begun || !waited || !matters {
             return None;
         }
@@ -179,7 +241,7 @@ impl Analysis {
             process.title(),
             stack.highest
         );
-        Some(moment("new_process", started, host, text))
+        Some(moment("new_process", started, of, text))
     }
 
     /// A process of the same name that began before.
@@ -199,7 +261,7 @@ impl Analysis {
     }
 
     /// Ports that a process has, and uses for no connection any more, or not yet.
-    fn idle(&self, stack: &Stack, limit: i32, host: &str) -> Vec<Moment> {
+    fn idle(&self, stack: &Stack, limit: i32, of: Where) -> Vec<Moment> {
         let kinds = [
             (
                 BOUND,
@@ -220,14 +282,13 @@ impl Analysis {
         let found = kinds.into_iter().filter_map(|(state, id, text)| {
             let values = stack.states[state].as_ref()?.values(&self.axis);
             let (highest, half) = half_way(&values)?;
-            let matters =
-                i64::from(highest) * 100 >= i64::from(limit) * i64::from(SHARE) && highest > 1;
+            let matters = is_share(highest.into(), limit) && highest > 1;
             let who = self.names.processes[stack.process].title();
             matters.then(|| {
                 moment(
                     id,
                     self.begin(half),
-                    host,
+                    of,
                     format!("{who}: up to {highest} ports {text}"),
                 )
             })
@@ -235,7 +296,7 @@ impl Analysis {
         found.collect()
     }
 
-    fn rate_rose(&self, pool: &Pool, to: &Destination, end: usize, host: &str) -> Option<Moment> {
+    fn rate_rose(&self, pool: &Pool, to: &Destination, end: usize, of: Where) -> Option<Moment> {
         // Those that succeed must be told, too.
         if !pool.told.state && !pool.told.connection {
             return None;
@@ -262,10 +323,10 @@ impl Analysis {
                 title(&to.route, false)
             )
         };
-        matters.then(|| moment("rate_rose", self.begin(change.at), host, text()))
+        matters.then(|| moment("rate_rose", self.begin(change.at), of, text()))
     }
 
-    fn closes_first(&self, to: &Destination, end: usize, host: &str) -> Option<Moment> {
+    fn closes_first(&self, to: &Destination, end: usize, of: Where) -> Option<Moment> {
         let here = to.closed_here.values(&self.axis);
         let there = to.closed_there.values(&self.axis);
         let end = end.min(here.len());
@@ -284,10 +345,10 @@ impl Analysis {
                 title(&to.route, false)
             )
         };
-        matters.then(|| moment("closes_first", self.begin(at), host, text()))
+        matters.then(|| moment("closes_first", self.begin(at), of, text()))
     }
 
-    fn lasts_longer(&self, to: &Destination, end: usize, host: &str) -> Option<Moment> {
+    fn lasts_longer(&self, to: &Destination, end: usize, of: Where) -> Option<Moment> {
         let finished = to.finished.values(&self.axis);
         let lasted = to.lasted.values(&self.axis);
         let bins = finished.iter().zip(&lasted).enumerate().take(end);
@@ -311,23 +372,22 @@ impl Analysis {
             moment(
                 "lasts_longer",
                 self.begin(with_any[change.at].0),
-                host,
+                of,
                 text(),
             )
         })
     }
 
-    fn closes_late(&self, to: &Destination, limit: i32, host: &str) -> Option<Moment> {
+    fn closes_late(&self, to: &Destination, limit: i32, of: Where) -> Option<Moment> {
         let (highest, half) = half_way(&to.half_closed.values(&self.axis))?;
-        let matters =
-            i64::from(highest) * 100 >= i64::from(limit) * i64::from(SHARE) && highest > 1;
+        let matters = is_share(highest.into(), limit) && highest > 1;
         let text = || {
             format!(
                 "{} closes late: up to {highest} ports are in FIN_WAIT2, closed here and waiting for its end",
                 title(&to.route, false)
             )
         };
-        matters.then(|| moment("closes_late", self.begin(half), host, text()))
+        matters.then(|| moment("closes_late", self.begin(half), of, text()))
     }
 
     fn time_wait_grew(
@@ -335,7 +395,7 @@ impl Analysis {
         to: &Destination,
         end: usize,
         limit: i32,
-        host: &str,
+        of: Where,
     ) -> Option<Moment> {
         let waits = self.time_wait(to);
         let until = (end + 1).min(waits.len());
@@ -355,7 +415,7 @@ impl Analysis {
             "TIME_WAIT at {} grows from {before} to {highest} of {limit} ports: each stays for 60 s, so that {limit} ports bear {sustained:.1} short connections per second",
             title(&to.route, false)
         );
-        Some(moment("time_wait_grew", self.begin(half), host, text))
+        Some(moment("time_wait_grew", self.begin(half), of, text))
     }
 }
 

@@ -16,8 +16,25 @@ const EPISODES: usize = 500;
 pub(super) struct Events {
     pub moments: Vec<Moment>,
     kinds: HashMap<&'static str, usize>,
-    pub episodes: BTreeMap<(HostId, String, bool), Vec<Episode>>,
+    pub episodes: BTreeMap<Target, Vec<Episode>>,
     count: usize,
+}
+
+/// What calls failed for. Two network namespaces may each have a destination of the same address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    pub host: HostId,
+    pub netns: u32,
+    /// As it is shown.
+    pub to: String,
+    pub bind: bool,
+}
+
+/// Where something happened. `netns` is none for what is of the whole host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Where<'a> {
+    pub host: &'a str,
+    pub netns: Option<u32>,
 }
 
 /// Failures in a row.
@@ -35,19 +52,19 @@ impl Events {
         &mut self,
         id: &'static str,
         ts: i64,
-        host: &str,
+        at: Where,
         text: impl FnOnce() -> String,
     ) {
         let kind = self.kinds.entry(id).or_default();
         *kind += 1;
         if *kind <= EACH {
-            self.moments.push(moment(id, ts, host, text()));
+            self.moments.push(moment(id, ts, at, text()));
         }
     }
 
     pub(super) fn failure(
         &mut self,
-        key: (HostId, String, bool),
+        key: Target,
         process: ProcessId,
         reason: &str,
         count: u64,
@@ -79,10 +96,9 @@ impl Events {
     /// In the order of time.
     pub(super) fn finish(&self, names: &Names) -> Vec<Moment> {
         let mut all = self.moments.clone();
-        for ((host, to, bind), episodes) in &self.episodes {
-            let host = &names.hosts[*host].name;
+        for (target, episodes) in &self.episodes {
             for (number, episode) in episodes.iter().enumerate() {
-                all.extend(episode.moments(host, to, *bind, number > 0, names));
+                all.extend(episode.moments(target, number > 0, names));
             }
         }
         all.sort_by_key(|moment| moment.ts);
@@ -91,13 +107,14 @@ impl Events {
 }
 
 impl Episode {
-    fn moments(&self, host: &str, to: &str, bind: bool, again: bool, names: &Names) -> Vec<Moment> {
+    fn moments(&self, target: &Target, again: bool, names: &Names) -> Vec<Moment> {
         let who = names.processes[self.process].title();
-        let what = if bind {
-            to.to_owned()
+        let what = if target.bind {
+            target.to.clone()
         } else {
-            format!("connect() to {to}")
+            format!("connect() to {}", target.to)
         };
+        let at = names.place(target.host, Some(target.netns));
         let begins = if again {
             "fails again"
         } else {
@@ -109,19 +126,20 @@ impl Episode {
             "first_failure"
         };
         let text = format!("{what} {begins}: {} ({who})", self.reason);
-        let mut all = vec![moment(id, self.from, host, text)];
+        let mut all = vec![moment(id, self.from, at, text)];
         if self.failures > 1 {
             let text = format!("the last of {} failures in a row: {what}", self.failures);
-            all.push(moment("last_failure", self.to, host, text));
+            all.push(moment("last_failure", self.to, at, text));
         }
         all
     }
 }
 
-pub(super) fn moment(id: &str, ts: i64, host: &str, text: String) -> Moment {
+pub(super) fn moment(id: &str, ts: i64, at: Where, text: String) -> Moment {
     Moment {
         ts: timestamp(ts),
-        host: host.into(),
+        host: at.host.into(),
+        netns: at.netns,
         id: id.into(),
         text,
     }

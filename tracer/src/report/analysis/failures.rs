@@ -24,6 +24,8 @@ const ADVICE: usize = 64;
 pub(super) struct Tally {
     /// `None`: on several.
     pub host: Option<HostId>,
+    /// `None`: in several.
+    pub netns: Option<u32>,
     pub failures: u64,
     pub first: i64,
     pub last: i64,
@@ -36,8 +38,8 @@ pub(super) struct Failures {
     pub whole: Option<Tally>,
     reasons: Table<(bool, Box<str>)>,
     processes: Table<ProcessId>,
-    /// By host, and what is shown.
-    destinations: Table<(HostId, String)>,
+    /// By host, network namespace, and what is shown.
+    destinations: Table<(HostId, u32, String)>,
     advice: BTreeMap<Box<str>, Given>,
 }
 
@@ -62,7 +64,7 @@ struct Given {
     given: u64,
     /// Best first: how far up it stood.
     weight: f64,
-    places: HashMap<(HostId, String), Place>,
+    places: HashMap<(HostId, u32, String), Place>,
 }
 
 #[derive(Debug)]
@@ -73,24 +75,28 @@ struct Place {
 }
 
 impl Tally {
-    fn new(host: HostId, ts: i64) -> Self {
+    fn new((host, netns): (HostId, u32), ts: i64) -> Self {
         Self {
             host: Some(host),
+            netns: Some(netns),
             failures: 0,
             first: ts,
             last: ts,
         }
     }
 
-    fn add(&mut self, host: HostId, count: u64, ts: i64) {
-        self.host = self.host.filter(|known| *known == host);
-        self.failures = self.failures.saturating_add(count);
-        self.first = self.first.min(ts);
-        self.last = self.last.max(ts);
+    fn add(&mut self, at: (HostId, u32), count: u64, ts: i64) {
+        self.merge(&Self {
+            failures: count,
+            ..Self::new(at, ts)
+        });
     }
 
     fn merge(&mut self, other: &Self) {
         self.host = self.host.filter(|known| Some(*known) == other.host);
+        // Of different hosts, namespaces are different ones.
+        let netns = self.netns.filter(|known| Some(*known) == other.netns);
+        self.netns = self.host.and(netns);
         self.failures = self.failures.saturating_add(other.failures);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
@@ -98,14 +104,14 @@ impl Tally {
 }
 
 impl<K: Eq + Hash + Ord + Clone> Table<K> {
-    fn add(&mut self, key: K, host: HostId, count: u64, ts: i64) {
+    fn add(&mut self, key: K, at: (HostId, u32), count: u64, ts: i64) {
         let has_room = self.rows.len() < ROWS || self.rows.contains_key(&key);
         let tally = if has_room {
-            self.rows.entry(key).or_insert_with(|| Tally::new(host, ts))
+            self.rows.entry(key).or_insert_with(|| Tally::new(at, ts))
         } else {
-            self.others.get_or_insert_with(|| Tally::new(host, ts))
+            self.others.get_or_insert_with(|| Tally::new(at, ts))
         };
-        tally.add(host, count, ts);
+        tally.add(at, count, ts);
     }
 
     /// Most first; those that are not shown are one row.
@@ -127,6 +133,7 @@ impl<K: Eq + Hash + Ord + Clone> Table<K> {
         let count = |name, tally: &Tally| Count {
             name,
             host: tally.host.map(|host| names.hosts[host].name.clone()),
+            netns: tally.netns,
             failures: tally.failures,
             first: timestamp(tally.first),
             last: timestamp(tally.last),
@@ -144,6 +151,7 @@ impl<K: Eq + Hash + Ord + Clone> Table<K> {
 #[derive(Debug)]
 pub(super) struct Failure<'a> {
     pub host: HostId,
+    pub netns: u32,
     pub process: ProcessId,
     /// As it is shown.
     pub destination: String,
@@ -156,8 +164,13 @@ pub(super) struct Failure<'a> {
 impl Failures {
     pub(super) fn add(&mut self, failure: Failure) {
         let Failure {
-            host, ts, repeats, ..
+            host,
+            netns,
+            ts,
+            repeats,
+            ..
         } = failure;
+        let at = (host, netns);
         let total = if failure.bind {
             &mut self.bind
         } else {
@@ -165,18 +178,31 @@ impl Failures {
         };
         *total = total.saturating_add(repeats);
         self.whole
-            .get_or_insert_with(|| Tally::new(host, ts))
-            .add(host, repeats, ts);
+            .get_or_insert_with(|| Tally::new(at, ts))
+            .add(at, repeats, ts);
         let reason: String = failure.reason.chars().take(60).collect();
         self.reasons
-            .add((failure.bind, reason.into()), host, repeats, ts);
-        self.processes.add(failure.process, host, repeats, ts);
+            .add((failure.bind, reason.into()), at, repeats, ts);
+        self.processes.add(failure.process, at, repeats, ts);
         self.destinations
-            .add((host, failure.destination), host, repeats, ts);
+            .add((host, netns, failure.destination), at, repeats, ts);
+    }
+
+    /// When the first failed there; `None` in place of a destination: for any.
+    pub(super) fn first_in(&self, host: HostId, netns: u32, to: Option<&str>) -> Option<i64> {
+        let there = self.destinations.rows.iter().filter(|((on, of, name), _)| {
+            (*on, *of) == (host, netns) && to.is_none_or(|wanted| wanted == name)
+        });
+        there.map(|(_, tally)| tally.first).min()
     }
 
     /// Advice of an explained failure, or of pressure.
-    pub(super) fn advise(&mut self, host: HostId, about: &str, advice: Vec<digest::Advice>) {
+    pub(super) fn advise(
+        &mut self,
+        (host, netns): (HostId, u32),
+        about: &str,
+        advice: Vec<digest::Advice>,
+    ) {
         for (position, each) in advice.into_iter().enumerate() {
             if self.advice.len() >= ADVICE && !self.advice.contains_key(&each.id) {
                 continue;
@@ -184,7 +210,7 @@ impl Failures {
             let given = self.advice.entry(each.id).or_default();
             given.given += 1;
             given.weight += 1.0 / (position as f64 + 1.0);
-            let key = (host, about.to_owned());
+            let key = (host, netns, about.to_owned());
             if given.places.len() >= ADVICE && !given.places.contains_key(&key) {
                 continue;
             }
@@ -206,15 +232,16 @@ impl Failures {
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
         });
         let made = all.into_iter().filter_map(|(id, given)| {
-            let most = |place: &(&(HostId, String), &Place)| {
+            let most = |place: &(&(HostId, u32, String), &Place)| {
                 (place.1.given, std::cmp::Reverse(place.0.clone()))
             };
-            let ((host, about), place) = given.places.iter().max_by_key(most)?;
+            let ((host, netns, about), place) = given.places.iter().max_by_key(most)?;
             Some(Advice {
                 id: id.as_ref().into(),
                 why: place.why.as_ref().into(),
                 how: place.how.as_ref().into(),
                 host: names.hosts[*host].name.clone(),
+                netns: *netns,
                 about: about.clone(),
                 given: given.given,
             })
@@ -236,7 +263,7 @@ impl Failures {
             by_process: self
                 .processes
                 .rows(|process| names.processes[*process].title(), names),
-            by_destination: self.destinations.rows(|(_, name)| name.clone(), names),
+            by_destination: self.destinations.rows(|(.., name)| name.clone(), names),
         }
     }
 }

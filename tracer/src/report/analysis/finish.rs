@@ -46,18 +46,20 @@ impl Analysis {
         let pools = self.pool_rows();
         let destinations = self.destination_rows();
         let failures = self.failures.told(&self.names);
+        let verdict = self.verdict(&failures, &causes);
+        let causes = causes.into_iter().map(|cause| cause.moment).collect();
         Report {
             v: VERSION,
             tracer: env!("CARGO_PKG_VERSION").into(),
-            verdict: self.verdict(&failures, &causes),
+            verdict,
             span: self.span.map(|(from, to)| Span {
                 from: timestamp(from),
                 to: timestamp(to),
             }),
             narrowed: self.narrow.words(),
             runs: self.run_rows(),
-            timeline: self.timeline(),
-            causes,
+            timeline: self.named(self.timeline()),
+            causes: self.named(causes),
             advice: self.failures.advice(&self.names),
             holes,
             axis: model::Axis {
@@ -90,17 +92,22 @@ impl Analysis {
         let silent = self.pools.pools.iter().filter(|pool| !pool.told.failure);
         let rows: Vec<_> = silent
             .flat_map(|pool| {
-                pool.stacks
-                    .iter()
-                    .map(move |stack| (pool.host, stack.process, stack.failed_by_usage))
+                pool.stacks.iter().map(move |stack| {
+                    (
+                        (pool.host, pool.netns),
+                        stack.process,
+                        stack.failed_by_usage,
+                    )
+                })
             })
             .filter(|(.., failed)| *failed > 0)
             .collect();
         let total: u64 = rows.iter().map(|(.., failed)| failed).sum();
-        for (host, process, repeats) in rows {
+        for ((host, netns), process, repeats) in rows {
             for (ts, repeats) in [(first, repeats), (last, 0)] {
                 self.failures.add(Failure {
                     host,
+                    netns,
                     process,
                     destination: "not told".into(),
                     bind: false,
@@ -174,11 +181,32 @@ impl Analysis {
         rows.collect()
     }
 
+    /// With the network namespace in words, where there are several.
+    fn named(&self, mut moments: Vec<model::Moment>) -> Vec<model::Moment> {
+        let several = self.has_namespaces();
+        for moment in moments.iter_mut().filter(|_| several) {
+            if let Some(netns) = moment.netns
+                && !moment.text.contains("network namespace")
+            {
+                moment.text = format!("network namespace {netns}: {}", moment.text);
+            }
+        }
+        moments
+    }
+
+    /// Whether a host has several network namespaces with ports in use: then sentences name them.
+    pub(super) fn has_namespaces(&self) -> bool {
+        let used = self.pools.pools.iter().filter(|pool| pool.is_used());
+        let mut hosts: Vec<_> = used.map(|pool| pool.host).collect();
+        hosts.sort_unstable();
+        hosts.windows(2).any(|pair| pair[0] == pair[1])
+    }
+
     fn timeline(&self) -> Vec<model::Moment> {
         let mut all = self.events.finish(&self.names);
         for pool in &self.pools.pools {
             if let Some(peak) = pool.peak.filter(|peak| peak.ports > 0) {
-                let host = &self.names.hosts[pool.host].name;
+                let at = self.names.place(pool.host, Some(pool.netns));
                 let owner = peak.owner.map(|(process, ports)| {
                     format!(
                         ", {ports} of them by {}",
@@ -191,7 +219,7 @@ impl Analysis {
                     peak.ports,
                     owner.unwrap_or_default()
                 );
-                all.push(super::events::moment("peak", peak.ts, host, text));
+                all.push(super::events::moment("peak", peak.ts, at, text));
             }
         }
         all.sort_by_key(|moment| moment.ts);

@@ -2,6 +2,7 @@
 
 use super::{
     Analysis, Block, Place, Scene,
+    events::Target,
     failures::Failure,
     holes::At,
     names::{HostId, ProcessId},
@@ -170,13 +171,25 @@ impl Analysis {
         let destination = place
             .route
             .map_or_else(String::new, |route| title(&route, failed.bind));
+        let netns = self.pools.pools[place.pool].netns;
         self.failures
-            .advise(scene.host, &destination, failed.told.advice);
-        let key = (scene.host, destination.clone(), failed.bind);
-        self.events
-            .failure(key, who.process, &failed.reason, failed.repeats, scene.ts);
+            .advise((scene.host, netns), &destination, failed.told.advice);
+        let target = Target {
+            host: scene.host,
+            netns,
+            to: destination.clone(),
+            bind: failed.bind,
+        };
+        self.events.failure(
+            target,
+            who.process,
+            &failed.reason,
+            failed.repeats,
+            scene.ts,
+        );
         self.failures.add(Failure {
             host: scene.host,
+            netns,
             process: who.process,
             destination,
             bind: failed.bind,
@@ -221,15 +234,16 @@ impl Analysis {
         let Some(budget) = pressure.told.budget else {
             return;
         };
-        let host = self.names.hosts[scene.host].name.clone();
+        let netns = self.pools.pools[place.pool].netns;
+        let at = self.names.place(scene.host, Some(netns));
         self.events
-            .add(id, scene.ts, &host, || pressed(&about, &pressure, &budget));
+            .add(id, scene.ts, at, || pressed(&about, &pressure, &budget));
         if let Some(to) = place.destination {
             let to = &mut self.pools.destinations[to];
             to.pressure = to.pressure.max(rank);
         }
         self.failures
-            .advise(scene.host, &about, pressure.told.advice);
+            .advise((scene.host, netns), &about, pressure.told.advice);
         self.budget(here, scene, place, Some(budget), &pressure.told.holders);
     }
 
@@ -382,10 +396,10 @@ impl Analysis {
                 "by --sample or --state there are state lines of some connections or transitions only: levels and rates follow the other lines".into()
             });
         }
-        let host = self.names.hosts[scene.host].name.clone();
+        let at = self.names.place(scene.host, None);
         if scene.bin.is_some() {
             self.events
-                .add("start", scene.ts, &host, || "tracer starts".into());
+                .add("start", scene.ts, at, || "tracer starts".into());
         }
         for settings in start.netns {
             self.settings(scene, settings);
@@ -416,7 +430,7 @@ impl Analysis {
         };
         let changes = super::causes::changed(&before, &settings);
         if !changes.is_empty() {
-            let host = self.names.hosts[scene.host].name.clone();
+            let at = self.names.place(scene.host, Some(netns));
             let text = || format!("network namespace {netns}: {}", changes.join(", "));
             let id = match changes.iter().any(|change| change.starts_with("ip_local")) {
                 // More ports led to no trouble.
@@ -424,7 +438,7 @@ impl Analysis {
                 true => "range_changed",
                 false => "sysctl_changed",
             };
-            self.events.add(id, scene.ts, &host, text);
+            self.events.add(id, scene.ts, at, text);
         }
     }
 
@@ -437,9 +451,9 @@ impl Analysis {
         }
         let before = std::mem::replace(&mut self.runs.all[scene.run].overflow, overflow);
         if overflow > before && scene.bin.is_some() {
-            let host = self.names.hosts[scene.host].name.clone();
+            let at = self.names.place(scene.host, None);
             let more = overflow - before;
-            self.events.add("time_wait_overflow", scene.ts, &host, || {
+            self.events.add("time_wait_overflow", scene.ts, at, || {
                 format!("{more} connections got no TIME_WAIT: tcp_max_tw_buckets was reached")
             });
         }
@@ -496,9 +510,9 @@ impl Analysis {
         let when = self.when(&scene);
         self.pools.end(scene.host, when);
         if scene.bin.is_some() {
-            let host = self.names.hosts[scene.host].name.clone();
+            let at = self.names.place(scene.host, None);
             self.events
-                .add("stop", scene.ts, &host, || "tracer stops".into());
+                .add("stop", scene.ts, at, || "tracer stops".into());
         }
     }
 }

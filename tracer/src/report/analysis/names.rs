@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::events::Where;
 use crate::report::digest;
 
 /// So many hosts; lines of others are skipped, and said to be.
@@ -73,6 +74,13 @@ impl Names {
         });
         self.by_name.insert(name.into(), self.hosts.len() - 1);
         Some(self.hosts.len() - 1)
+    }
+
+    pub(super) fn place(&self, host: HostId, netns: Option<u32>) -> Where<'_> {
+        Where {
+            host: &self.hosts[host].name,
+            netns,
+        }
     }
 
     pub(super) fn nobody(&mut self, host: HostId) -> ProcessId {

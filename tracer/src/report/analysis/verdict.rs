@@ -1,6 +1,10 @@
 //! What happened, and why, in two sentences.
 
-use super::{Analysis, causes::limit_at, names::HostId, pools::Destination};
+use super::{
+    Analysis,
+    causes::{Cause, limit_at},
+    pools::{Destination, Pool, PoolId},
+};
 use crate::report::{
     model::{Count, Failures, Moment},
     time::timestamp,
@@ -21,7 +25,7 @@ const CAUSES: [&str; 10] = [
 ];
 
 impl Analysis {
-    pub(super) fn verdict(&self, failures: &Failures, causes: &[Moment]) -> Vec<String> {
+    pub(super) fn verdict(&self, failures: &Failures, causes: &[Cause]) -> Vec<String> {
         if self.span.is_none() {
             return vec![
                 "Nothing is known: no line could be used.".into(),
@@ -62,7 +66,7 @@ impl Analysis {
     }
 
     /// Of the fullest destination or, where none is known, network namespace.
-    fn how_full(&self, causes: &[Moment]) -> String {
+    fn how_full(&self, causes: &[Cause]) -> String {
         let share = |ports: i32, limit: i32| f64::from(ports) / f64::from(limit.max(1));
         let rows = self.pools.destinations.iter().filter_map(|to| {
             let peak = to.peak.filter(|peak| peak.ports > 0)?;
@@ -72,9 +76,8 @@ impl Analysis {
         let Some((_, to, peak, limit)) = rows.max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return self.most_ports();
         };
-        let host = self.pools.pools[to.pool].host;
-        let causes = self.causes_on(host, causes);
-        let host = &self.names.hosts[host].name;
+        let causes = self.causes_of(to.pool, Some(to), causes);
+        let at = self.place_of(&self.pools.pools[to.pool]);
         let owner = peak.owner.map(|(process, _)| {
             format!(
                 ", most of them by {}",
@@ -85,7 +88,7 @@ impl Analysis {
             .map(|cause| format!("; {cause}"))
             .unwrap_or_default();
         format!(
-            "At most {} of the {limit} ports for {} were taken on {host}, at {}{}{cause}.",
+            "At most {} of the {limit} ports for {} were taken on {at}, at {}{}{cause}.",
             peak.ports,
             super::items::title(&to.route, false),
             clock(peak.ts),
@@ -109,7 +112,7 @@ impl Analysis {
     }
 
     /// When most ports were taken: it may have been raised since.
-    fn limit(&self, to: &Destination) -> Option<i32> {
+    pub(super) fn limit(&self, to: &Destination) -> Option<i32> {
         let limit = to.limit.as_ref();
         let limit = limit.unwrap_or(&self.pools.pools[to.pool].limit);
         limit_at(&limit.values(&self.axis), self.place(to.peak?.ts))
@@ -131,21 +134,54 @@ impl Analysis {
             0..1_000_000_000 => format!(" at {}", clock(whole.first)),
             _ => format!(" from {}", between(whole.first, whole.last)),
         });
-        let host = match whole.and_then(|whole| whole.host) {
-            Some(host) => format!("on {}", self.names.hosts[host].name),
-            None => "on several hosts".into(),
-        };
         let total = failures.connect.saturating_add(failures.bind);
+        let to = failures.by_destination.first().and_then(|row| row.netns);
         format!(
-            "{} failed {host}{}: {}, {}.",
+            "{} failed on {}{}: {}, {}.",
             what.join(" and "),
+            self.where_failed(),
             when.unwrap_or_default(),
-            share_of(&failures.by_process, total, "by"),
-            share_of(&failures.by_destination, total, "for"),
+            share_of(&failures.by_process, total, "by", ""),
+            share_of(&failures.by_destination, total, "for", &self.in_netns(to)),
         )
     }
 
-    fn why(&self, failures: &Failures, causes: &[Moment]) -> String {
+    /// All failures: the host, and the network namespace if there is only one of several.
+    fn where_failed(&self) -> String {
+        let whole = self.failures.whole.as_ref();
+        let Some(host) = whole.and_then(|whole| whole.host) else {
+            return "several hosts".into();
+        };
+        let host = &self.names.hosts[host].name;
+        let netns = whole.and_then(|whole| whole.netns);
+        match netns.filter(|_| self.has_namespaces()) {
+            Some(netns) => format!("{host} in network namespace {netns}"),
+            None => host.clone(),
+        }
+    }
+
+    /// Where one of several places is, unless all failures are there.
+    fn in_netns(&self, netns: Option<u32>) -> String {
+        let is_told = self
+            .failures
+            .whole
+            .as_ref()
+            .is_none_or(|whole| whole.netns.is_some());
+        let netns = netns.filter(|_| !is_told && self.has_namespaces());
+        netns
+            .map(|netns| format!(" in network namespace {netns}"))
+            .unwrap_or_default()
+    }
+
+    fn place_of(&self, pool: &Pool) -> String {
+        let host = &self.names.hosts[pool.host].name;
+        match self.has_namespaces() {
+            true => format!("{host} in network namespace {}", pool.netns),
+            false => host.clone(),
+        }
+    }
+
+    fn why(&self, failures: &Failures, causes: &[Cause]) -> String {
         let reason = failures.by_reason.first().map_or("", |row| &row.name);
         let why = match reason {
             "ports_exhausted" => self.exhausted(),
@@ -155,17 +191,7 @@ impl Analysis {
             "bind: address_in_use" => "Another socket has the port that was asked for: it is not the range that was exhausted".into(),
             _ => "The lines do not tell why".into(),
         };
-        let first = self
-            .failures
-            .whole
-            .as_ref()
-            .map(|whole| timestamp(whole.first));
-        let host = self.most_failed().map(|to| self.pools.pools[to.pool].host);
-        let mut before = match host {
-            Some(host) => self.causes_on(host, causes),
-            None => causes.to_vec(),
-        };
-        before.retain(|cause| Some(cause.ts) <= first);
+        let before = self.before(reason.starts_with("bind"), causes);
         let cause = cause(&before).filter(|_| reason.contains("exhausted"));
         match cause {
             Some(cause) => format!("{why}; {cause}."),
@@ -173,11 +199,35 @@ impl Analysis {
         }
     }
 
-    /// What happened on another host did not lead to it.
-    fn causes_on(&self, host: HostId, causes: &[Moment]) -> Vec<Moment> {
-        let host = &self.names.hosts[host].name;
-        let there = causes.iter().filter(|cause| cause.host == *host);
-        there.cloned().collect()
+    /// What led to that which failed most.
+    fn before(&self, bind: bool, causes: &[Cause]) -> Vec<Moment> {
+        let to = self.most_failed().filter(|_| !bind);
+        let Some(id) = to.map(|to| to.pool).or_else(|| self.most_failing()) else {
+            return Vec::new();
+        };
+        let pool = &self.pools.pools[id];
+        let name = to.map(|to| super::items::title(&to.route, false));
+        let first = self
+            .failures
+            .first_in(pool.host, pool.netns, name.as_deref());
+        let whole = self.failures.whole.as_ref().map(|whole| whole.first);
+        let first = first.or(whole).map(timestamp);
+        let mut before = self.causes_of(id, to, causes);
+        before.retain(|cause| Some(cause.ts) <= first);
+        before
+    }
+
+    /// What happened in another network namespace, or to another destination, did not lead to it.
+    fn causes_of(&self, pool: PoolId, to: Option<&Destination>, causes: &[Cause]) -> Vec<Moment> {
+        let there = causes.iter().filter(|cause| self.led_to(cause, pool, to));
+        there.map(|cause| cause.moment.clone()).collect()
+    }
+
+    /// The network namespace with most failures.
+    fn most_failing(&self) -> Option<PoolId> {
+        let all = self.pools.pools.iter().enumerate();
+        let most = all.max_by_key(|(_, pool)| pool.failed.total());
+        most.map(|(id, _)| id)
     }
 
     /// The destination with most failures.
@@ -200,21 +250,18 @@ impl Analysis {
             .owner
             .map(|(process, ports)| format!(", and {ports} were those of {}", name(process)));
         format!(
-            "{} of the {limit} ports for {} were taken, up to {waits} of them in TIME_WAIT{}",
+            "{} of the {limit} ports for {}{} were taken, up to {waits} of them in TIME_WAIT{}",
             // Where events were lost, it may seem more for a while.
             peak.ports.min(limit),
             super::items::title(&to.route, false),
+            self.in_netns(Some(self.pools.pools[to.pool].netns)),
             owner.unwrap_or_default(),
         )
     }
 
     /// Of the network namespace with most failures.
     fn bound(&self) -> String {
-        let most = self
-            .pools
-            .pools
-            .iter()
-            .max_by_key(|pool| pool.failed.total());
+        let most = self.most_failing().map(|id| &self.pools.pools[id]);
         let stacks = most.into_iter().flat_map(|pool| &pool.stacks);
         let bound = stacks.filter_map(|stack| {
             let level = stack.states[super::pools::BOUND].as_ref()?;
@@ -240,8 +287,9 @@ fn cause(causes: &[Moment]) -> Option<String> {
     Some(format!("at {}, {}", time_of_day(at), ranked.text))
 }
 
-fn share_of(rows: &[Count], total: u64, word: &str) -> String {
-    let name = |row: &Count| row.name.trim_start_matches("bind() of ").to_owned();
+/// `place`: of the first row.
+fn share_of(rows: &[Count], total: u64, word: &str, place: &str) -> String {
+    let name = |row: &Count| row.name.trim_start_matches("bind() of ").to_owned() + place;
     match rows.first() {
         Some(row) if total == 1 => format!("{word} {}", name(row)),
         Some(row) if row.failures == total => format!("all {word} {}", name(row)),

@@ -22,6 +22,7 @@ pub fn page(report: &Report, terminal: &Terminal) -> String {
         text: String::new(),
         terminal,
         clock,
+        namespaces: report.has_namespaces(),
     };
     page.head(report);
     page.moments("What happened", &report.timeline);
@@ -63,6 +64,8 @@ struct Page<'a> {
     text: String,
     terminal: &'a Terminal,
     clock: Clock,
+    /// Namespaces are named: see [`Report::has_namespaces`].
+    namespaces: bool,
 }
 
 impl Page<'_> {
@@ -133,9 +136,19 @@ impl Page<'_> {
     fn counts(&mut self, by: &str, counts: &[Count]) {
         self.line(&format!("  {by}"));
         let hosts = counts.iter().any(|count| count.host != counts[0].host);
-        let name = |count: &Count| match (&count.host, hosts) {
-            (Some(host), true) => format!("{} on {}", escape(&count.name), escape(host)),
-            _ => escape(&count.name),
+        let differ = counts.iter().any(|count| count.netns != counts[0].netns);
+        let several = differ && self.namespaces;
+        let name = |count: &Count| {
+            let host = count.host.as_ref().filter(|_| hosts);
+            let host = host.map(|host| format!(" on {}", escape(host)));
+            let netns = count.netns.filter(|_| several);
+            let netns = netns.map(|netns| format!(", netns {netns}"));
+            let name = escape(&count.name);
+            format!(
+                "{name}{}{}",
+                host.unwrap_or_default(),
+                netns.unwrap_or_default()
+            )
         };
         let shown = &counts[..counts.len().min(ROWS)];
         let width = shown
@@ -180,7 +193,14 @@ impl Page<'_> {
 
     fn one(&mut self, first: &str, advice: &Advice) {
         let what = advice.id.replace('_', " ");
-        let about = format!("{what}: {} ({}, {})", advice.why, advice.about, advice.host);
+        let netns = match self.namespaces {
+            true => format!(", network namespace {}", advice.netns),
+            false => String::new(),
+        };
+        let Advice {
+            why, about, host, ..
+        } = advice;
+        let about = format!("{what}: {why} ({about}{netns}, {host})");
         self.paragraph(first, &about);
         self.paragraph("     ", &advice.how);
     }

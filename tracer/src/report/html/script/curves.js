@@ -76,10 +76,10 @@ function drawRates() {
   };
 }
 
-/** Where: the host, and the namespace if there is more than one of it. */
+/** Where: the host, and the namespace if there is more than one of it; null: of several. */
 function place({ host, netns }) {
   const several = report.pools.filter((each) => each.host === host).length > 1;
-  return [manyHosts && host, several && `netns ${netns}`].filter(Boolean).join(", ");
+  return [manyHosts && host, several && netns !== null && `netns ${netns}`].filter(Boolean).join(", ");
 }
 function drawDestination(to, width) {
   const limit = highest(to.limit, chosen.from, chosen.to);

@@ -117,7 +117,7 @@ function warnings() {
 function drawMoments(id, moments, marks) {
   const rows = moments.map((each, index) => {
     const bin = binOf(parse(each.ts));
-    const of = report.pools.findIndex((one) => one.host === each.host);
+    const of = report.pools.findIndex((one) => isOf(each, one));
     const time = html("time", { datetime: each.ts }, moment(each.ts));
     const go =
       within(bin) && of >= 0
@@ -125,7 +125,7 @@ function drawMoments(id, moments, marks) {
         : time;
     if (go !== time)
       go.addEventListener("click", () => {
-        if (pool().host !== each.host) choosePool(of);
+        if (!isOf(each, pool())) choosePool(of);
         pick(bin);
         byId("ports").scrollIntoView({ block: "start" });
       });
@@ -195,7 +195,7 @@ function drawAdvice() {
           { class: "small" },
           `given ${plural(each.given, "time")}, most for `,
           name(each.about),
-          manyHosts && [" on ", name(each.host)],
+          place(each) && [", ", name(place(each))],
         ),
       );
     }),
@@ -219,7 +219,7 @@ function countTable(what, counts) {
         "th",
         { scope: "row" },
         name(short(row.name, 64)),
-        manyHosts && row.host && html("small", {}, name(row.host)),
+        row.host && place(row) && html("small", {}, name(place(row))),
       ),
       html("td", {}, number(row.failures)),
       share(row.failures, all, "red"),

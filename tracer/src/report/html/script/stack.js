@@ -23,17 +23,19 @@ function drawPatterns() {
   );
 }
 
-/** What happened on the host of this pool, numbered as in the lists beside: 1, 2, … and for causes A, B, … */
+/** What happened in this pool or on its host, numbered as in the lists beside: 1, 2, … and for causes A, B, … */
 const letter = (index) => (index < 26 ? String.fromCharCode(65 + index) : `A${index - 25}`);
 const marked = [
   ...report.timeline.map((each, index) => ({ ...each, kind: "event", mark: String(index + 1) })),
   ...report.causes.map((each, index) => ({ ...each, kind: "cause", mark: letter(index) })),
 ].map((each) => ({ ...each, bin: binOf(parse(each.ts)) }));
+/** Whether a moment is of a pool: in its network namespace, or of the whole host. */
+const isOf = (each, of) => each.host === of.host && (each.netns === null || each.netns === of.netns);
 const title = (id) => clean(id).replaceAll("_", " ");
 
 /** Flags over the chart, in as few lanes as they fit; a flag shows its name where there is room. */
 function placeFlags(shape) {
-  const seen = marked.filter((each) => each.host === pool().host && each.bin >= shape.from && each.bin < shape.to);
+  const seen = marked.filter((each) => isOf(each, pool()) && each.bin >= shape.from && each.bin < shape.to);
   seen.sort((a, b) => a.bin - b.bin || (a.kind < b.kind ? -1 : 1));
   const ends = [];
   const named = shape.width > 560 && seen.length <= 24;
