@@ -329,3 +329,44 @@ fn what_led_elsewhere_is_no_cause() {
     assert!(report.causes.iter().any(|cause| cause.id == "new_process"));
     assert!(!verdict.contains("a new process starts"), "{verdict}");
 }
+
+#[test]
+fn what_came_after_the_failures_did_not_lead_to_them() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40031]);
+    lines.usage(10, 1..2, 1).range(15, [40000, 40015]);
+    lines.usage(20, 1..2, 16).fail(21, 16, json!([]));
+    let bound = json!({
+        "type": "usage", "netns": NETNS, "process": process(2), "exited": false,
+        "ports": {"total": 9, "bound": 9}, "opened": 0, "closed": 0, "failed": 0, "top": [],
+    });
+    lines.range(30, [40000, 40014]).add(40, bound);
+    lines.add(40, json!({"type": "ledger", "overflow": 5}));
+    let report = report("afterwards", &lines.text, Narrow::default());
+    let ids = |moments: &[report::model::Moment]| -> Vec<_> {
+        moments.iter().map(|it| it.id.clone()).collect()
+    };
+    assert_eq!(ids(&report.causes), ["range_changed", "time_wait_grew"]);
+    assert!(report.causes[0].text.contains("is 40000-40015"));
+    let timeline = ids(&report.timeline);
+    assert!(timeline.iter().any(|id| id == "time_wait_overflow"));
+}
+
+#[test]
+fn narrowed_to_a_namespace_nothing_of_the_others_is_told() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.usage(10, 1..2, 16).fail(12, 16, json!([]));
+    lines.netns = NETNS + 1;
+    lines.range(13, [40000, 40015]).range(14, [40000, 40007]);
+    lines.usage(20, 7..8, 16).fail(21, 16, json!([]));
+    lines.add(30, json!({"type": "ledger", "overflow": 5}));
+    let narrow = Narrow {
+        netns: Some(NETNS),
+        ..Narrow::default()
+    };
+    let report = report("one-namespace", &lines.text, narrow);
+    let all = report.timeline.iter().chain(&report.causes);
+    let strange: Vec<_> = all
+        .filter(|it| !matches!(&*it.id, "start" | "stop") && it.netns != Some(NETNS))
+        .collect();
+    assert!(strange.is_empty(), "{strange:?}");
+}

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     event::State,
-    report::{digest::Route, line::Settings, model::Moment, series::known_at},
+    report::{digest::Route, line::Settings, model::Moment, series::known_at, time::timestamp},
 };
 
 /// What is less than this many percent of the limit did not lead to much.
@@ -142,16 +142,17 @@ impl Analysis {
 
     fn causes_in(&self, id: PoolId, pool: &Pool, all: &mut Vec<Cause>) {
         let of = self.names.place(pool.host, Some(pool.netns));
+        let last = self.span.map_or(i64::MAX, |(_, last)| last);
+        let until = self.last_begin(id).unwrap_or(last);
+        let end = self.place(until);
+        let limit = limit_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
         all.extend(
-            self.settings_of(of)
+            self.settings_of(of, until)
                 .map(|moment| Cause::of_pool(id, moment)),
         );
-        let end = self.first_failure(&pool.failed.values(&self.axis));
-        let limit = limit_at(&pool.limit.values(&self.axis), end).unwrap_or(i32::MAX);
-        let until = self.axis.begin(self.axis.first() + end as i64 + 1);
         for stack in &pool.stacks {
             let led = self.new_process(stack, limit, until, of).into_iter();
-            let led = led.chain(self.idle(stack, limit, of));
+            let led = led.chain(self.idle(stack, end, limit, of));
             all.extend(led.map(|moment| Cause {
                 // What is bound is closed to every destination, whoever connects.
                 process: (moment.id != "bound_grew").then_some(stack.process),
@@ -174,7 +175,7 @@ impl Analysis {
                 self.rate_rose(pool, to, end, of),
                 self.closes_first(to, end, of),
                 self.lasts_longer(to, end, of),
-                self.closes_late(to, limit, of),
+                self.closes_late(to, end, limit, of),
                 self.time_wait_grew(to, end, limit, of),
             ];
             all.extend(led.into_iter().flatten().map(|moment| Cause {
@@ -184,10 +185,22 @@ impl Analysis {
         }
     }
 
-    fn settings_of(&self, of: Where) -> impl Iterator<Item = Moment> {
+    /// When the trouble of a network namespace last began: a row of failures or, where nothing failed, the highest pressure.
+    /// What came later did not lead to it, and may have ended it.
+    fn last_begin(&self, id: PoolId) -> Option<i64> {
+        let pool = &self.pools.pools[id];
+        let all = self.events.episodes.iter();
+        let there = all.filter(|(of, _)| (of.host, of.netns) == (pool.host, pool.netns));
+        let begins = there.flat_map(|(_, episodes)| episodes.iter().map(|each| each.from));
+        begins.max().or_else(|| pool.pressed.map(|(_, ts)| ts))
+    }
+
+    fn settings_of(&self, of: Where, until: i64) -> impl Iterator<Item = Moment> {
         let is_setting = move |moment: &&Moment| {
             let is_there = (&*moment.host, moment.netns) == (of.host, of.netns);
-            is_there && matches!(&*moment.id, "range_changed" | "sysctl_changed")
+            is_there
+                && moment.ts <= timestamp(until)
+                && matches!(&*moment.id, "range_changed" | "sysctl_changed")
         };
         self.events.moments.iter().filter(is_setting).cloned()
     }
@@ -214,7 +227,7 @@ impl Analysis {
 
     fn new_process(&self, stack: &Stack, limit: i32, until: i64, of: Where) -> Option<Moment> {
         let process = &self.names.processes[stack.process];
-        let started = process.started.filter(|started| *started < until)?;
+        let started = process.started.filter(|started| *started <= until)?;
         let begun = self
             .runs
             .all
@@ -261,7 +274,7 @@ impl Analysis {
     }
 
     /// Ports that a process has, and uses for no connection any more, or not yet.
-    fn idle(&self, stack: &Stack, limit: i32, of: Where) -> Vec<Moment> {
+    fn idle(&self, stack: &Stack, end: usize, limit: i32, of: Where) -> Vec<Moment> {
         let kinds = [
             (
                 BOUND,
@@ -281,7 +294,7 @@ impl Analysis {
         ];
         let found = kinds.into_iter().filter_map(|(state, id, text)| {
             let values = stack.states[state].as_ref()?.values(&self.axis);
-            let (highest, half) = half_way(&values)?;
+            let (highest, half) = half_way(until(&values, end))?;
             let matters = is_share(highest.into(), limit) && highest > 1;
             let who = self.names.processes[stack.process].title();
             matters.then(|| {
@@ -378,8 +391,9 @@ impl Analysis {
         })
     }
 
-    fn closes_late(&self, to: &Destination, limit: i32, of: Where) -> Option<Moment> {
-        let (highest, half) = half_way(&to.half_closed.values(&self.axis))?;
+    fn closes_late(&self, to: &Destination, end: usize, limit: i32, of: Where) -> Option<Moment> {
+        let values = to.half_closed.values(&self.axis);
+        let (highest, half) = half_way(until(&values, end))?;
         let matters = is_share(highest.into(), limit) && highest > 1;
         let text = || {
             format!(
@@ -398,8 +412,7 @@ impl Analysis {
         of: Where,
     ) -> Option<Moment> {
         let waits = self.time_wait(to);
-        let until = (end + 1).min(waits.len());
-        let (highest, half) = half_way(&waits[..until])?;
+        let (highest, half) = half_way(until(&waits, end))?;
         if i64::from(highest) * 2 < i64::from(limit) {
             return None;
         }
@@ -417,6 +430,11 @@ impl Analysis {
         );
         Some(moment("time_wait_grew", self.begin(half), of, text))
     }
+}
+
+/// The values up to a bin, with it.
+fn until(values: &[Option<u32>], end: usize) -> &[Option<u32>] {
+    &values[..(end + 1).min(values.len())]
 }
 
 /// The highest value, and the first bin with at least half of it.

@@ -241,6 +241,10 @@ impl Analysis {
         if let Some(to) = place.destination {
             let to = &mut self.pools.destinations[to];
             to.pressure = to.pressure.max(rank);
+            let pressed = &mut self.pools.pools[place.pool].pressed;
+            if pressed.is_none_or(|(highest, _)| rank > highest) {
+                *pressed = Some((rank, scene.ts));
+            }
         }
         self.failures
             .advise((scene.host, netns), &about, pressure.told.advice);
@@ -450,11 +454,13 @@ impl Analysis {
             self.end_round(scene.host, true, scene.ts);
         }
         let before = std::mem::replace(&mut self.runs.all[scene.run].overflow, overflow);
-        if overflow > before && scene.bin.is_some() {
+        // It is of the whole host: nobody knows of which namespace.
+        let counts = scene.bin.is_some() && self.narrow.netns.is_none();
+        if overflow > before && counts {
             let at = self.names.place(scene.host, None);
             let more = overflow - before;
             self.events.add("time_wait_overflow", scene.ts, at, || {
-                format!("{more} connections got no TIME_WAIT: tcp_max_tw_buckets was reached")
+                format!("{more} connections got no TIME_WAIT, on the whole host: tcp_max_tw_buckets was reached")
             });
         }
     }

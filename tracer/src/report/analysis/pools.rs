@@ -70,6 +70,8 @@ pub(super) struct Pool {
     /// What kinds of lines there were.
     pub told: Told,
     attempts: VecDeque<Attempt>,
+    /// The highest pressure of a destination, as [`Destination::pressure`], and when it first was so high.
+    pub pressed: Option<(u8, i64)>,
     /// Some levels began without knowing what was there before.
     pub anchored: bool,
 }
@@ -436,6 +438,7 @@ impl Pool {
             by_process: HashMap::new(),
             told: Told::default(),
             attempts: VecDeque::new(),
+            pressed: None,
             anchored: false,
         }
     }
