@@ -370,3 +370,15 @@ fn narrowed_to_a_namespace_nothing_of_the_others_is_told() {
         .collect();
     assert!(strange.is_empty(), "{strange:?}");
 }
+
+#[test]
+fn what_was_there_when_the_run_began_did_not_grow() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines
+        .usage(1, 1..2, 16)
+        .fail(2, 16, json!([]))
+        .usage(10, 1..2, 16);
+    let report = report("in-the-midst", &lines.text, Narrow::default());
+    let causes: Vec<_> = report.causes.iter().map(|cause| &*cause.text).collect();
+    assert!(causes.is_empty(), "{causes:?}");
+}

@@ -416,13 +416,8 @@ impl Analysis {
         if i64::from(highest) * 2 < i64::from(limit) {
             return None;
         }
-        let before = waits[..half]
-            .iter()
-            .rev()
-            .flatten()
-            .min()
-            .copied()
-            .unwrap_or(0);
+        // What nobody saw before did not grow: the run may have begun in the midst of it.
+        let before = waits[..half].iter().rev().flatten().min()?;
         let sustained = f64::from(limit) / 60.0;
         let text = format!(
             "TIME_WAIT at {} grows from {before} to {highest} of {limit} ports: each stays for 60 s, so that {limit} ports bear {sustained:.1} short connections per second",
