@@ -382,3 +382,29 @@ fn what_was_there_when_the_run_began_did_not_grow() {
     let causes: Vec<_> = report.causes.iter().map(|cause| &*cause.text).collect();
     assert!(causes.is_empty(), "{causes:?}");
 }
+
+#[test]
+fn a_process_that_goes_on_did_not_run_before_another() {
+    let before = |exited: bool, exe: &str| {
+        let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+        lines.process(2, 1, "/bin/worker").usage(3, 1..2, 1);
+        lines.process(10, 7, exe);
+        if exited {
+            let line = json!({
+                "type": "usage", "netns": NETNS, "process": process(1), "exited": true,
+                "ports": {"total": 1, "TIME_WAIT": 1}, "opened": 0, "closed": 0, "failed": 0, "top": [],
+            });
+            lines.add(12, line);
+        }
+        lines.usage(13, 7..8, 16).fail(14, 16, json!([]));
+        let report = report("before", &lines.text, Narrow::default());
+        let mut causes = report.causes.iter();
+        let new = causes
+            .find(|cause| cause.text.contains("worker (7)"))
+            .unwrap();
+        new.text.contains("ran before it")
+    };
+    assert!(before(true, "/bin/worker"));
+    assert!(!before(false, "/bin/worker"));
+    assert!(!before(true, "/bin/other"));
+}

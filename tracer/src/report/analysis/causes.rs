@@ -16,6 +16,8 @@ use crate::{
 const SHARE: i32 = 10;
 /// So many bins at least on each side of a change.
 const SIDE: usize = 3;
+/// So long after a process starts, the one that it replaces has ended, and a `usage` line tells it (nanoseconds).
+const OVERLAP: i64 = 30_000_000_000;
 /// So many network namespaces and destinations in trouble are looked at.
 const LOOKED_AT: usize = 50;
 
@@ -151,7 +153,9 @@ impl Analysis {
                 .map(|moment| Cause::of_pool(id, moment)),
         );
         for stack in &pool.stacks {
-            let led = self.new_process(stack, limit, until, of).into_iter();
+            let led = self
+                .new_process((pool, stack), limit, until, of)
+                .into_iter();
             let led = led.chain(self.idle(stack, end, limit, of));
             all.extend(led.map(|moment| Cause {
                 // What is bound is closed to every destination, whoever connects.
@@ -225,7 +229,13 @@ impl Analysis {
         per_bin * 1000.0 / self.axis.step_ms() as f64
     }
 
-    fn new_process(&self, stack: &Stack, limit: i32, until: i64, of: Where) -> Option<Moment> {
+    fn new_process(
+        &self,
+        (pool, stack): (&Pool, &Stack),
+        limit: i32,
+        until: i64,
+        of: Where,
+    ) -> Option<Moment> {
         let process = &self.names.processes[stack.process];
         let started = process.started.filter(|started| *started <= until)?;
         let begun = self
@@ -245,7 +255,7 @@ impl Analysis {
             .as_deref()
             .map(|exe| format!(", {exe}"))
             .unwrap_or_default();
-        let before = self.predecessor(process, started);
+        let before = self.predecessor(pool, process, started);
         let before = before
             .map(|before| format!("; {} ran before it", before.title()))
             .unwrap_or_default();
@@ -257,20 +267,27 @@ impl Analysis {
         Some(moment("new_process", started, of, text))
     }
 
-    /// A process of the same name that began before.
-    fn predecessor(&self, process: &Process, started: i64) -> Option<&Process> {
+    /// A process of the same name and program that gave way to it: it began before, and has ended by about then.
+    fn predecessor(&self, pool: &Pool, process: &Process, started: i64) -> Option<&Process> {
+        let differs = |other: &Process| match (&other.exe, &process.exe) {
+            (Some(other), Some(own)) => other != own,
+            _ => false,
+        };
         let is_before = |other: &&Process| {
-            other.host == process.host
-                && other.id.is_some()
+            other.id.is_some()
                 && other.id != process.id
                 && other.comm == process.comm
+                && !differs(other)
                 && other.started.is_some_and(|other| other < started)
+                && other
+                    .exited
+                    .is_some_and(|ended| ended <= started.saturating_add(OVERLAP))
         };
-        self.names
-            .processes
+        let there = pool
+            .stacks
             .iter()
-            .filter(is_before)
-            .max_by_key(|other| other.started)
+            .map(|stack| &self.names.processes[stack.process]);
+        there.filter(is_before).max_by_key(|other| other.started)
     }
 
     /// Ports that a process has, and uses for no connection any more, or not yet.
