@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tracer::report::{self, Control, Report, narrow::Narrow};
+use tracer::report::{self, Control, Made, Report, narrow::Narrow};
 
 const NETNS: u32 = 4_026_531_840;
 const PEER: &str = "10.0.0.9:5774";
@@ -125,10 +125,13 @@ fn file(name: &str, text: &str) -> PathBuf {
     path
 }
 
-fn report(name: &str, text: &str, narrow: Narrow) -> Report {
+fn made(name: &str, text: &str, narrow: Narrow) -> Made {
     let files = vec![file(name, text)];
-    let made = report::make(files, narrow, &Arc::new(Control::default()), || ()).unwrap();
-    made.report
+    report::make(files, narrow, &Arc::new(Control::default()), || ()).unwrap()
+}
+
+fn report(name: &str, text: &str, narrow: Narrow) -> Report {
+    made(name, text, narrow).report
 }
 
 fn highest(values: &[Option<u32>]) -> u32 {
@@ -407,4 +410,68 @@ fn a_process_that_goes_on_did_not_run_before_another() {
     assert!(before(true, "/bin/worker"));
     assert!(!before(false, "/bin/worker"));
     assert!(!before(true, "/bin/other"));
+}
+
+#[test]
+fn a_filter_that_fits_no_line_is_no_all_clear() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    lines.usage(10, 1..2, 3).usage(20, 1..2, 3);
+    let told = |narrow: Narrow| {
+        let made = made("filter", &lines.text, narrow);
+        (made.report.verdict.join(" "), made.lossy)
+    };
+    let process = |name: &str| Narrow {
+        process: Some(name.into()),
+        ..Narrow::default()
+    };
+    let peer = |peer: &str| Narrow {
+        peer: Some(peer.parse().unwrap()),
+        ..Narrow::default()
+    };
+    let netns = Narrow {
+        netns: Some(1),
+        ..Narrow::default()
+    };
+    let until = Narrow {
+        until: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+        ..Narrow::default()
+    };
+    for (narrow, words) in [
+        (process("nosuch"), "Process nosuch is in none of the lines"),
+        (peer("10.9.9.9"), "Peer 10.9.9.9/32 is in none of the lines"),
+        (netns, "Network namespace 1 is in none of the lines"),
+        (
+            until,
+            "No line is from that time: they are from 2026-01-02 00:00:00 to 00:00:20 UTC",
+        ),
+    ] {
+        let (verdict, lossy) = told(narrow);
+        assert!(verdict.contains(words) && lossy, "{verdict}");
+        assert!(!verdict.contains("failed for want"), "{verdict}");
+    }
+    for (narrow, words) in [
+        (process("worker"), ", narrowed to: process worker."),
+        (peer("10.0.0.9"), ", narrowed to: peer 10.0.0.9/32."),
+    ] {
+        let (verdict, lossy) = told(narrow);
+        assert!(verdict.contains(words) && !lossy, "{verdict}");
+    }
+}
+
+#[test]
+fn without_any_line_nothing_is_said_about_times() {
+    let nothing = [
+        ("blank", "\n\n"),
+        ("binary", "\n\u{1}\u{2}\n"),
+        ("empty", ""),
+    ];
+    for (name, text) in nothing {
+        let report = report(name, text, Narrow::default());
+        let holes: Vec<_> = report.holes.iter().map(|hole| &*hole.text).collect();
+        let all = report.verdict.join(" ") + &holes.join(" ");
+        assert!(all.contains("no line could be used"), "{all}");
+        assert!(!all.contains("--since"), "{all}");
+        let below = report.verdict.iter().any(|it| it.contains("told below"));
+        assert_eq!(below, !holes.is_empty(), "{name}");
+    }
 }

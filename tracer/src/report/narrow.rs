@@ -82,20 +82,22 @@ impl Narrow {
         let (since, until) = self.bounds();
         let time =
             |name, moment: Option<Moment>, ns| moment.map(|_| format!("{name} {}", timestamp(ns)));
+        let times = [
+            time("since", self.since, since),
+            time("until", self.until, until),
+        ];
+        times.into_iter().chain(self.places()).flatten().collect()
+    }
+
+    /// Process, peer and network namespace in words.
+    pub fn places(&self) -> [Option<String>; 3] {
         let peer = self.peer.map(|Peer { net, port }| match port {
             Some(port) => format!("peer {net}, port {port}"),
             None => format!("peer {net}"),
         });
         let process = self.process.as_ref().map(|name| format!("process {name}"));
         let netns = self.netns.map(|netns| format!("network namespace {netns}"));
-        let all = [
-            time("since", self.since, since),
-            time("until", self.until, until),
-            process,
-            peer,
-            netns,
-        ];
-        all.into_iter().flatten().collect()
+        [process, peer, netns]
     }
 }
 

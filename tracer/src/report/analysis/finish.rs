@@ -36,7 +36,7 @@ impl Analysis {
         let names = |host: usize| self.names.hosts[host].name.clone();
         let whole = self.input.complete && self.input.skipped == 0;
         self.runs.finish(names, !whole, &mut self.holes);
-        let lossy = self.holes.any_loss() || self.input.skipped > 0;
+        let lossy = self.holes.any_loss() || self.input.skipped > 0 || self.why_nothing().is_some();
         (self.report(), lossy)
     }
 
@@ -46,7 +46,7 @@ impl Analysis {
         let pools = self.pool_rows();
         let destinations = self.destination_rows();
         let failures = self.failures.told(&self.names);
-        let verdict = self.verdict(&failures, &causes);
+        let verdict = self.verdict(&failures, &causes, !holes.is_empty());
         let causes = causes.into_iter().map(|cause| cause.moment).collect();
         Report {
             v: VERSION,
@@ -159,11 +159,6 @@ impl Analysis {
         if dropped > 0 {
             self.holes.add("grouped", At::default(), dropped, || {
                 format!("{dropped} destinations with few connections are not told one by one: they are in the sums of their network namespace")
-            });
-        }
-        if self.span.is_none() && self.input.lines > self.input.skipped {
-            self.holes.add("levels", At::default(), 1, || {
-                "no line is left: nothing lies between --since and --until".into()
             });
         }
     }

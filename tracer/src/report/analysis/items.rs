@@ -327,6 +327,7 @@ impl Analysis {
 
     fn usage(&mut self, here: &Block, scene: Scene, usage: &digest::Usage) {
         self.runs.all[scene.run].usages += 1;
+        self.found.netns |= self.narrow.has_netns(usage.netns);
         if scene.ts > self.bounds.1 || !self.narrow.has_netns(usage.netns) {
             return;
         }
@@ -413,6 +414,7 @@ impl Analysis {
     /// Of a network namespace: new, changed, or as they are at the start.
     fn settings(&mut self, scene: Scene, settings: Settings) {
         let netns = settings.netns;
+        self.found.netns |= self.narrow.has_netns(netns);
         if !self.narrow.has_netns(netns) || scene.ts > self.bounds.1 {
             return;
         }

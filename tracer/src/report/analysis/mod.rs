@@ -6,7 +6,9 @@ mod failures;
 mod finish;
 pub(super) mod holes;
 mod items;
+
 mod names;
+mod narrowing;
 mod pools;
 mod rounds;
 mod runs;
@@ -19,6 +21,7 @@ use self::{
     failures::Failures,
     holes::{At, Holes},
     names::{HostId, Names, ProcessId},
+    narrowing::Found,
     pools::{DestinationId, PoolId, Pools, When},
     rounds::Round,
     runs::{Mark, Runs},
@@ -47,6 +50,7 @@ pub(super) struct Analysis {
     failures: Failures,
     events: Events,
     holes: Holes,
+    found: Found,
     /// Files that could not be opened.
     unopened: usize,
 }
@@ -105,6 +109,7 @@ impl Analysis {
             failures: Failures::default(),
             events: Events::default(),
             holes: Holes::default(),
+            found: Found::default(),
             unopened: 0,
         }
     }
@@ -228,14 +233,17 @@ impl Analysis {
             let wanted = self
                 .narrow
                 .has_process(&process.comm, process.pid, &process.id);
+            self.found.process |= wanted;
             (self.names.process(host, process), wanted)
         });
         let processes = processes.collect();
         let places = digest.places.iter().map(|place| {
             let host = hosts[place.host as usize]?;
             let pool = self.pool(host, place.netns)?;
-            let wanted = self.narrow.has_netns(place.netns)
-                && place.to.as_ref().is_none_or(|to| self.narrow.has_route(to));
+            let (in_netns, to) = (self.narrow.has_netns(place.netns), place.to.as_ref());
+            self.found.netns |= in_netns;
+            self.found.peer |= to.is_some_and(|to| self.narrow.has_route(to));
+            let wanted = in_netns && to.is_none_or(|to| self.narrow.has_route(to));
             let destination = place
                 .to
                 .filter(|_| wanted)

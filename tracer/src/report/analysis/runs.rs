@@ -107,6 +107,13 @@ impl Runs {
         (number, current.is_none())
     }
 
+    /// First and last time of all runs.
+    pub(super) fn span(&self) -> Option<(i64, i64)> {
+        let from = self.all.iter().map(|run| run.from).min()?;
+        let to = self.all.iter().map(|run| run.to).max()?;
+        Some((from, to))
+    }
+
     /// The one that a host's lines are of now.
     pub(super) fn last_of(&self, host: HostId) -> Option<usize> {
         self.current.get(&host).copied()

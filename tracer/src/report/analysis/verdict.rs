@@ -25,12 +25,17 @@ const CAUSES: [&str; 10] = [
 ];
 
 impl Analysis {
-    pub(super) fn verdict(&self, failures: &Failures, causes: &[Cause]) -> Vec<String> {
-        if self.span.is_none() {
-            return vec![
-                "Nothing is known: no line could be used.".into(),
-                "What was wrong with the input is told below.".into(),
-            ];
+    /// `any_fault`: something was wrong with the input.
+    pub(super) fn verdict(
+        &self,
+        failures: &Failures,
+        causes: &[Cause],
+        any_fault: bool,
+    ) -> Vec<String> {
+        if let Some(why) = self.why_nothing() {
+            let below = "What was wrong with the input is told below.".to_owned();
+            let below = Some(below).filter(|_| any_fault && self.runs.all.is_empty());
+            return [why].into_iter().chain(below).collect();
         }
         if failures.connect == 0 && failures.bind == 0 {
             return vec![self.nothing_failed(), self.how_full(causes)];
@@ -47,9 +52,10 @@ impl Analysis {
             hosts => format!("on {} hosts", hosts.len()),
         };
         format!(
-            "No connect() or bind() failed for want of a port or address {hosts} in the {} from {}.",
+            "No connect() or bind() failed for want of a port or address {hosts} in the {} from {}{}.",
             duration(last.saturating_sub(first)),
-            clock(first)
+            clock(first),
+            self.narrowed()
         )
     }
 
@@ -317,7 +323,7 @@ fn clock(ns: i64) -> String {
 }
 
 /// `2026-01-02 03:04:05 to 03:04:09 UTC`, with both days where there are two.
-fn between(first: i64, last: i64) -> String {
+pub(super) fn between(first: i64, last: i64) -> String {
     let day = |ns| timestamp(ns).strftime("%Y-%m-%d").to_string();
     if day(first) != day(last) {
         return format!("{} to {}", clock(first), clock(last));
