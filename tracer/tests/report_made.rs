@@ -475,3 +475,34 @@ fn without_any_line_nothing_is_said_about_times() {
         assert_eq!(below, !holes.is_empty(), "{name}");
     }
 }
+
+#[test]
+fn figures_of_a_sentence_fit_together() {
+    let holder = |ports: u32| json!([{"process": process(1), "ports": ports, "states": {"TIME_WAIT": ports}, "bound": 0}]);
+    let verdict = |name, text: &str| report(name, text, Narrow::default()).verdict.join(" ");
+    // More than there can be is a matter of moments that differ.
+    let mut lines = Lines::start("web-1", 0, [40000, 40006]);
+    lines.usage(10, 1..2, 66).fail(12, 7, holder(77));
+    let cut = verdict("cut", &lines.text);
+    for words in [
+        "7 of the 7 ports",
+        "up to 7 of them in TIME_WAIT",
+        "and 7 were those of",
+    ] {
+        assert!(cut.contains(words), "{cut}");
+    }
+    // A range that was narrowed leaves more than it has.
+    let mut lines = Lines::start("web-1", 0, [40000, 40099]);
+    lines.usage(10, 1..2, 80).range(20, [40000, 40039]);
+    lines.usage(30, 1..2, 90);
+    let full = verdict("narrowed-range", &lines.text);
+    assert!(
+        full.contains(&format!(
+            "90 ports for {PEER} were taken on web-1, more than the 40 that there were then"
+        )),
+        "{full}"
+    );
+    lines.fail(32, 40, holder(90));
+    let failed = verdict("narrowed-failed", &lines.text);
+    assert!(failed.contains(&format!("90 ports for {PEER} were taken, more than the 40 that there were then, up to 90 of them in TIME_WAIT, and 90")), "{failed}");
+}

@@ -83,7 +83,8 @@ impl Analysis {
             return self.most_ports();
         };
         let causes = self.causes_of(to.pool, Some(to), causes);
-        let at = self.place_of(&self.pools.pools[to.pool]);
+        let place = format!(" on {}", self.place_of(&self.pools.pools[to.pool]));
+        let (taken, _) = self.taken(to, peak.ports, limit, &place);
         let owner = peak.owner.map(|(process, _)| {
             format!(
                 ", most of them by {}",
@@ -94,9 +95,7 @@ impl Analysis {
             .map(|cause| format!("; {cause}"))
             .unwrap_or_default();
         format!(
-            "At most {} of the {limit} ports for {} were taken on {at}, at {}{}{cause}.",
-            peak.ports,
-            super::items::title(&to.route, false),
+            "At most {taken}, at {}{}{cause}.",
             clock(peak.ts),
             owner.unwrap_or_default(),
         )
@@ -249,20 +248,37 @@ impl Analysis {
         let Some((to, peak, limit)) = known else {
             return "Every port that could be chosen was taken".into();
         };
+        let place = self.in_netns(Some(self.pools.pools[to.pool].netns));
+        let (taken, ports) = self.taken(to, peak.ports, limit, &place);
         let waits = self.time_wait(to).into_iter().flatten().max().unwrap_or(0);
-        let waits = waits.min(peak.ports.max(0).cast_unsigned());
+        let waits = waits.min(ports.max(0).cast_unsigned());
         let name = |process: usize| self.names.processes[process].title();
-        let owner = peak
-            .owner
-            .map(|(process, ports)| format!(", and {ports} were those of {}", name(process)));
+        let owner = peak.owner.map(|(process, own)| {
+            format!(", and {} were those of {}", own.min(ports), name(process))
+        });
         format!(
-            "{} of the {limit} ports for {}{} were taken, up to {waits} of them in TIME_WAIT{}",
-            // Where events were lost, it may seem more for a while.
-            peak.ports.min(limit),
-            super::items::title(&to.route, false),
-            self.in_netns(Some(self.pools.pools[to.pool].netns)),
+            "{taken}, up to {waits} of them in TIME_WAIT{}",
             owner.unwrap_or_default(),
         )
+    }
+
+    /// So many ports of a destination, in words; and their number, which no part of them exceeds.
+    fn taken(&self, to: &Destination, ports: i32, limit: i32, place: &str) -> (String, i32) {
+        let name = super::items::title(&to.route, false);
+        let range = self.pools.pools[to.pool].limit.values(&self.axis);
+        let highest = range.into_iter().flatten().max().unwrap_or(0);
+        let once = i32::try_from(highest).unwrap_or(i32::MAX);
+        if (limit + 1..=once).contains(&ports) {
+            // The range was narrowed, and they stay.
+            let text = format!(
+                "{ports} ports for {name} were taken{place}, more than the {limit} that there were then"
+            );
+            return (text, ports);
+        }
+        // Where events were lost, it may seem more for a while.
+        let ports = ports.min(limit);
+        let text = format!("{ports} of the {limit} ports for {name} were taken{place}");
+        (text, ports)
     }
 
     /// Of the network namespace with most failures.
