@@ -86,7 +86,7 @@ pub struct Report {
     pub peer: Option<crate::report::narrow::Peer>,
 
     /// Only this network namespace: its inode number.
-    #[arg(long, value_name = "INODE")]
+    #[arg(long, value_name = "INODE", value_parser = crate::report::narrow::netns)]
     pub netns: Option<u32>,
 
     /// Print one JSON object instead of a text.

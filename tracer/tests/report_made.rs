@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tracer::report::{self, Control, Made, Report, narrow::Narrow};
+use tracer::report::{self, Control, Made, Report, narrow::Narrow, text::Terminal};
 
 const NETNS: u32 = 4_026_531_840;
 const PEER: &str = "10.0.0.9:5774";
@@ -505,4 +505,50 @@ fn figures_of_a_sentence_fit_together() {
     lines.fail(32, 40, holder(90));
     let failed = verdict("narrowed-failed", &lines.text);
     assert!(failed.contains(&format!("90 ports for {PEER} were taken, more than the 40 that there were then, up to 90 of them in TIME_WAIT, and 90")), "{failed}");
+}
+
+#[test]
+fn sentences_are_in_plain_words() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    let nobody = json!({
+        "type": "usage", "netns": NETNS, "process": null, "exited": false,
+        "ports": {"total": 16, "TIME_WAIT": 16}, "opened": 0, "closed": 0, "failed": 0,
+        "top": [{"local_ip": "10.0.0.7", "peer": peer(), "ports": 16, "time_wait": 16}],
+    });
+    lines.add(10, nobody);
+    lines.add(10, json!({"type": "ledger", "overflow": 0}));
+    let soon = json!({
+        "type": "pressure", "netns": NETNS, "local_ip": "10.0.0.7", "peer": peer(), "level": "critical",
+        "budget": {"range": 16, "free": 1}, "open_rate": 9.0, "exhausts_in_s": 0.4, "holders": [],
+    });
+    lines.add(11, soon);
+    for second in 12..1500 {
+        lines.fail(second, 16, json!([]));
+    }
+    let bind = json!({
+        "type": "bind_failed", "netns": NETNS, "local": {"ip": "10.0.0.7", "port": null}, "errno": 98,
+        "reason": "ports_exhausted", "process": process(1),
+        "advice": [{"id": "not_linger_0", "why": "because", "how": "leave it"}],
+    });
+    lines.add(1500, bind);
+    let report = report("words", &lines.text, Narrow::default());
+    let terminal = Terminal {
+        width: 200,
+        unicode: false,
+        bold: false,
+    };
+    let page = report::text::page(&report, &terminal);
+    for words in [
+        "16 were those of a process that is not known",
+        "16 of them by a process that is not known",
+        "the last goes in less than a second",
+        "1,488 calls of connect()",
+        "the last of 1,488 failures in a row",
+        "    1,488  10.0.0.9:5774",
+        "1,489 in all",
+        "bind() of any port of 10.0.0.7 fails for the first time",
+        "  -  linger 0: because",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
 }

@@ -40,6 +40,17 @@ pub struct Report {
     pub destinations: Vec<Destination>,
 }
 
+/// A process that no line names, as a row of it is called.
+pub(super) const NOBODY: &str = "not known";
+
+/// Who, within a sentence.
+pub(super) fn who(process: &str) -> &str {
+    match process {
+        NOBODY => "a process that is not known",
+        named => named,
+    }
+}
+
 impl Report {
     /// Whether a host has several network namespaces with ports in use.
     pub fn has_namespaces(&self) -> bool {

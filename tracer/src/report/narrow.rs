@@ -146,6 +146,13 @@ impl FromStr for Moment {
     }
 }
 
+/// The inode number of a network namespace, which is what lines have of it.
+pub fn netns(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| {
+        "give its inode number, as `netns` in the lines: they do not have its name".to_owned()
+    })
+}
+
 /// `90s`, `10m`, `1h30m`.
 fn before(text: &str) -> Option<i64> {
     let duration: jiff::SignedDuration = text.parse().ok()?;
@@ -222,6 +229,15 @@ mod tests {
         assert!(has("[2001:db8::9]:443", "2001:db8::9", 443));
         for bad in ["", "host", "10.0.0.9:", "10.0.0.9:70000", "10.0.0.0/33"] {
             assert!(bad.parse::<Peer>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_given_by_its_inode_number() {
+        assert_eq!(super::netns("4026531840"), Ok(4_026_531_840));
+        for bad in ["", "shop", "-1", "4294967296"] {
+            let why = super::netns(bad).unwrap_err();
+            assert!(why.contains("inode number"), "{bad}: {why}");
         }
     }
 

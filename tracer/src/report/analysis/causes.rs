@@ -313,7 +313,7 @@ impl Analysis {
             let values = stack.states[state].as_ref()?.values(&self.axis);
             let (highest, half) = half_way(until(&values, end))?;
             let matters = is_share(highest.into(), limit) && highest > 1;
-            let who = self.names.processes[stack.process].title();
+            let who = self.names.processes[stack.process].in_words();
             matters.then(|| {
                 moment(
                     id,

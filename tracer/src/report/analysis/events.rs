@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::names::{HostId, Names, ProcessId};
+use super::{
+    names::{HostId, Names, ProcessId},
+    verdict::number,
+};
 use crate::report::{model::Moment, time::timestamp};
 
 /// So many moments of a kind are kept.
@@ -108,7 +111,7 @@ impl Events {
 
 impl Episode {
     fn moments(&self, target: &Target, again: bool, names: &Names) -> Vec<Moment> {
-        let who = names.processes[self.process].title();
+        let who = names.processes[self.process].in_words();
         let what = if target.bind {
             target.to.clone()
         } else {
@@ -128,7 +131,8 @@ impl Episode {
         let text = format!("{what} {begins}: {} ({who})", self.reason);
         let mut all = vec![moment(id, self.from, at, text)];
         if self.failures > 1 {
-            let text = format!("the last of {} failures in a row: {what}", self.failures);
+            let failures = number(self.failures);
+            let text = format!("the last of {failures} failures in a row: {what}");
             all.push(moment("last_failure", self.to, at, text));
         }
         all

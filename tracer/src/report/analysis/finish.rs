@@ -205,7 +205,7 @@ impl Analysis {
                 let owner = peak.owner.map(|(process, ports)| {
                     format!(
                         ", {ports} of them by {}",
-                        self.names.processes[process].title()
+                        self.names.processes[process].in_words()
                     )
                 });
                 let text = format!(

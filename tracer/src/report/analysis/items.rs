@@ -566,7 +566,7 @@ fn usable(settings: &Settings) -> Option<i32> {
 pub(super) fn title(route: &Route, bind: bool) -> String {
     use std::net::IpAddr;
     let to = match (route.peer, route.port) {
-        (ip, None) if bind => format!("{ip}, any port"),
+        (ip, None) if bind => format!("any port of {ip}"),
         (ip, None) => ip.to_string(),
         (IpAddr::V4(ip), Some(port)) => format!("{ip}:{port}"),
         (IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
@@ -587,7 +587,11 @@ fn pressed(about: &str, pressure: &digest::Pressure, budget: &Budget) -> String 
         text += &format!("; {rate:.1} connections are opened per second");
     }
     if let Some(seconds) = pressure.exhausts_in_s {
-        text += &format!("; at this rate the last goes in {seconds:.0} s");
+        let when = match seconds {
+            0.0..1.0 => "less than a second".to_owned(),
+            _ => format!("{seconds:.0} s"),
+        };
+        text += &format!("; at this rate the last goes in {when}");
     }
     text
 }

@@ -14,7 +14,7 @@ mod rounds;
 mod runs;
 mod verdict;
 
-pub(super) use verdict::duration;
+pub(super) use verdict::{duration, number};
 
 use self::{
     events::Events,

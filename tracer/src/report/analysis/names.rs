@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 
 use super::events::Where;
-use crate::report::digest;
+use crate::report::{
+    digest,
+    model::{NOBODY, who},
+};
 
 /// So many hosts; lines of others are skipped, and said to be.
 const HOSTS: usize = 1024;
@@ -57,6 +60,11 @@ impl Process {
             None => self.comm.clone(),
         }
     }
+
+    /// Within a sentence.
+    pub(super) fn in_words(&self) -> String {
+        who(&self.title()).to_owned()
+    }
 }
 
 impl Names {
@@ -87,7 +95,7 @@ impl Names {
         if let Some(known) = self.hosts[host].nobody {
             return known;
         }
-        let number = self.group(host, "not known".into());
+        let number = self.group(host, NOBODY.into());
         self.hosts[host].nobody = Some(number);
         number
     }

@@ -6,7 +6,7 @@ use super::{
     pools::{Destination, Pool, PoolId},
 };
 use crate::report::{
-    model::{Count, Failures, Moment},
+    model::{Count, Failures, Moment, who},
     time::timestamp,
 };
 
@@ -88,7 +88,7 @@ impl Analysis {
         let owner = peak.owner.map(|(process, _)| {
             format!(
                 ", most of them by {}",
-                self.names.processes[process].title()
+                self.names.processes[process].in_words()
             )
         });
         let cause = cause(&causes)
@@ -252,7 +252,7 @@ impl Analysis {
         let (taken, ports) = self.taken(to, peak.ports, limit, &place);
         let waits = self.time_wait(to).into_iter().flatten().max().unwrap_or(0);
         let waits = waits.min(ports.max(0).cast_unsigned());
-        let name = |process: usize| self.names.processes[process].title();
+        let name = |process: usize| self.names.processes[process].in_words();
         let owner = peak.owner.map(|(process, own)| {
             format!(", and {} were those of {}", own.min(ports), name(process))
         });
@@ -293,7 +293,7 @@ impl Analysis {
         match bound.max() {
             Some((ports, process)) if ports > 0 => format!(
                 "Every port of the range was taken at that address, and {} had up to {ports} ports bound",
-                self.names.processes[process].title()
+                self.names.processes[process].in_words()
             ),
             _ => "Every port of the range was taken at that address".into(),
         }
@@ -311,7 +311,7 @@ fn cause(causes: &[Moment]) -> Option<String> {
 
 /// `place`: of the first row.
 fn share_of(rows: &[Count], total: u64, word: &str, place: &str) -> String {
-    let name = |row: &Count| row.name.trim_start_matches("bind() of ").to_owned() + place;
+    let name = |row: &Count| who(&row.name).trim_start_matches("bind() of ").to_owned() + place;
     match rows.first() {
         Some(row) if total == 1 => format!("{word} {}", name(row)),
         Some(row) if row.failures == total => format!("all {word} {}", name(row)),
@@ -321,7 +321,7 @@ fn share_of(rows: &[Count], total: u64, word: &str, place: &str) -> String {
 }
 
 /// With commas: 1,234,567.
-pub(super) fn number(count: u64) -> String {
+pub(crate) fn number(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.char_indices() {

@@ -8,7 +8,10 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use super::model::{Advice, Count, Failures, Hole, Input, Moment, Report};
+use super::{
+    analysis::number,
+    model::{Advice, Count, Failures, Hole, Input, Moment, Report},
+};
 
 pub use terminal::{Terminal, escape};
 
@@ -160,7 +163,7 @@ impl Page<'_> {
             let (from, to) = (self.clock.show(count.first), self.clock.show(count.last));
             let line = format!(
                 "  {:>9}  {:width$}  {from} to {to}",
-                count.failures,
+                number(count.failures),
                 name(count)
             );
             self.line(&line);
@@ -168,6 +171,7 @@ impl Page<'_> {
         if counts.len() > ROWS {
             let more = counts[ROWS..].iter().map(|count| count.failures);
             let more = more.fold(0, u64::saturating_add);
+            let more = number(more);
             self.line(&format!("  {more:>9}  {} more", counts.len() - ROWS));
         }
     }
@@ -192,7 +196,8 @@ impl Page<'_> {
     }
 
     fn one(&mut self, first: &str, advice: &Advice) {
-        let what = advice.id.replace('_', " ");
+        // The heading says already that it is not to be done.
+        let what = advice.id.trim_start_matches("not_").replace('_', " ");
         let netns = match self.namespaces {
             true => format!(", network namespace {}", advice.netns),
             false => String::new(),

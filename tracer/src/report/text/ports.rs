@@ -6,7 +6,8 @@ use super::{
     escape,
 };
 use crate::report::{
-    model::{Axis, Destination, Peak, Pool, Report, Stack},
+    analysis::number,
+    model::{Axis, Destination, Peak, Pool, Report, Stack, who},
     series::known_at,
 };
 
@@ -60,7 +61,7 @@ impl Page<'_> {
                 peak.ports,
                 self.clock.show(peak.ts),
                 peak.owner_ports,
-                peak.owner
+                who(&peak.owner)
             )
         });
         let title = format!(
@@ -114,7 +115,13 @@ impl Page<'_> {
                 .map(|count| Some(u32::try_from(*count).unwrap_or(u32::MAX)))
                 .collect();
             let full = highest(&values);
-            self.curve_of(name, &values, full, columns, &format!("{total} in all"));
+            self.curve_of(
+                name,
+                &values,
+                full,
+                columns,
+                &format!("{} in all", number(total)),
+            );
         }
     }
 
