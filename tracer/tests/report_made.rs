@@ -552,3 +552,21 @@ fn sentences_are_in_plain_words() {
         assert!(page.contains(words), "{words}: {page}");
     }
 }
+
+#[test]
+fn of_destinations_that_failed_as_often_the_listed_one_is_explained() {
+    let mut lines = Lines::start("web-1", 0, [40000, 40015]);
+    for port in [1, 2] {
+        let peer = json!({"ip": "10.0.0.9", "port": port});
+        let holder = json!([{"process": process(port), "ports": 16, "states": {"TIME_WAIT": 16}, "bound": 0}]);
+        lines.fail_to(12, 16, peer, holder);
+    }
+    let report = report("as-often", &lines.text, Narrow::default());
+    let verdict = report.verdict.join(" ");
+    assert_eq!(report.failures.by_destination[0].name, "10.0.0.9:1");
+    assert!(verdict.contains("1 of them for 10.0.0.9:1."), "{verdict}");
+    assert!(
+        verdict.contains("16 ports for 10.0.0.9:1 were"),
+        "{verdict}"
+    );
+}

@@ -1,5 +1,7 @@
 //! What happened, and why, in two sentences.
 
+use std::cmp::Reverse;
+
 use super::{
     Analysis,
     causes::{Cause, limit_at},
@@ -235,11 +237,17 @@ impl Analysis {
         most.map(|(id, _)| id)
     }
 
-    /// The destination with most failures.
+    /// The destination with most failures, which is the first of the list; of several local addresses the first one.
     fn most_failed(&self) -> Option<&Destination> {
-        let all = self.pools.destinations.iter();
-        all.max_by_key(|to| to.failed.total())
-            .filter(|to| to.failed.total() > 0)
+        let place = |to: &Destination| {
+            let pool = &self.pools.pools[to.pool];
+            (pool.host, pool.netns, super::items::title(&to.route, false))
+        };
+        let failed = self.pools.destinations.iter().enumerate();
+        let failed = failed.filter(|(_, to)| to.failed.total() > 0);
+        let rank =
+            |(at, to): &(usize, &Destination)| (to.failed.total(), Reverse((place(to), *at)));
+        failed.max_by_key(rank).map(|(_, to)| to)
     }
 
     fn exhausted(&self) -> String {
