@@ -45,7 +45,12 @@ fn address() -> *const u8 {
 
 #[inline(always)]
 pub(crate) fn is_kernel_thread() -> bool {
-    Probe.read::<u32>(address(), TASK_FLAGS.load()) & PF_KTHREAD != 0
+    let flags: u32 = if HAS_TASK_BTF.load() != 0 {
+        Typed::ANY.read(typed(), TASK_FLAGS.load())
+    } else {
+        Probe.read(address(), TASK_FLAGS.load())
+    };
+    flags & PF_KTHREAD != 0
 }
 
 /// As [`address`], under its type. For branches on `HAS_TASK_BTF`.

@@ -66,11 +66,17 @@ fn begun<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8, ro
     if role == ROLE_CLIENT {
         connect::begins(sock);
     }
+    // MPTCP, for one, has a worker connect for a process that nobody can tell.
+    let owner = if owner != OWNER_NONE && task::is_kernel_thread() {
+        OWNER_NONE
+    } else {
+        owner
+    };
     let socket = remembered(sock, role, owner);
     if table::insert(sock, &socket).is_err() {
         table_full(ctx);
     }
-    if owner == OWNER_NONE {
+    if role == ROLE_SERVER {
         emit::child(sock, old, new);
     } else {
         emit::first(sock, old, new, &socket);
