@@ -241,7 +241,7 @@ impl Names {
             });
             record::Holder {
                 process,
-                exited: holder.task.map(|task| !processes.is_alive(task)),
+                exited: holder.task.and_then(|task| processes.has_exited(task)),
                 others: None,
                 ports: holder.ports,
                 states: holder.states.clone(),

@@ -12,6 +12,8 @@ pub mod cgroup {
 }
 pub mod container;
 #[cfg(target_os = "linux")]
+pub mod home;
+#[cfg(target_os = "linux")]
 pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod netns;

@@ -9,6 +9,8 @@ use std::{
 use foldhash::{HashMap, HashMapExt};
 use serde::{Deserialize, Serialize};
 
+#[cfg(target_os = "linux")]
+use crate::host::home;
 use crate::{clock::Clock, event::Task, host::container, record::ProcessIdentity};
 
 /// Pid and start time.
@@ -26,8 +28,8 @@ pub trait ProcessTable {
     /// Nothing, if the process is gone.
     fn look_up(&self, task: &Task) -> Found;
 
-    /// Whether the task's process has not ended yet.
-    fn is_alive(&self, task: &Task) -> bool;
+    /// Whether the task's process has not ended yet; `None`: processes may be hidden.
+    fn is_alive(&self, task: &Task) -> Option<bool>;
 }
 
 /// What the kernel side does not carry.
@@ -60,7 +62,7 @@ impl Default for Processes {
 
 impl Processes {
     pub fn at(proc: &Path) -> Self {
-        Self::of(Box::new(Proc(proc.into())))
+        Self::of(Box::new(Proc::at(proc)))
     }
 
     pub fn of(table: Box<dyn ProcessTable>) -> Self {
@@ -73,7 +75,7 @@ impl Processes {
 
     /// Asks somebody else from now on, who may ask whom was asked before.
     pub fn ask(&mut self, other: impl FnOnce(Box<dyn ProcessTable>) -> Box<dyn ProcessTable>) {
-        let nobody: Box<dyn ProcessTable> = Box::new(Proc(PathBuf::new()));
+        let nobody: Box<dyn ProcessTable> = Box::new(Proc::at(Path::new("")));
         self.table = other(std::mem::replace(&mut self.table, nobody));
     }
 
@@ -111,9 +113,9 @@ impl Processes {
         self.previous.clear();
     }
 
-    /// Whether the task's process has not ended yet.
-    pub fn is_alive(&self, task: &Task) -> bool {
-        self.table.is_alive(task)
+    /// Whether the task's process has ended, if that can be told.
+    pub fn has_exited(&self, task: &Task) -> Option<bool> {
+        self.table.is_alive(task).map(|alive| !alive)
     }
 
     fn remember(&mut self, key: Key, known: Known) {
@@ -139,12 +141,28 @@ impl Processes {
     }
 }
 
-/// The running host's, where its /proc is.
-struct Proc(PathBuf);
+/// The running host's.
+struct Proc {
+    /// Where its /proc is.
+    path: PathBuf,
+    shows_all: bool,
+}
+
+impl Proc {
+    fn at(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            #[cfg(target_os = "linux")]
+            shows_all: home::shows_all_processes(),
+            #[cfg(not(target_os = "linux"))]
+            shows_all: true,
+        }
+    }
+}
 
 impl ProcessTable for Proc {
     fn look_up(&self, task: &Task) -> Found {
-        let dir = self.0.join(task.pid.to_string());
+        let dir = self.path.join(task.pid.to_string());
         let exe = fs::read_link(dir.join("exe")).ok();
         let cgroup = fs::read_to_string(dir.join("cgroup")).ok();
         // Read last: if it is still the same process now, it was when the others were read.
@@ -157,9 +175,10 @@ impl ProcessTable for Proc {
         }
     }
 
-    fn is_alive(&self, task: &Task) -> bool {
-        let stat = Stat::read(&self.0.join(task.pid.to_string()));
-        stat.is_some_and(|stat| stat.is_start(task.start_ns) && stat.is_running())
+    fn is_alive(&self, task: &Task) -> Option<bool> {
+        let stat = Stat::read(&self.path.join(task.pid.to_string()));
+        let is_alive = stat.is_some_and(|stat| stat.is_start(task.start_ns) && stat.is_running());
+        self.shows_all.then_some(is_alive)
     }
 }
 
@@ -249,22 +268,32 @@ mod tests {
     fn a_zombie_is_not_alive_and_neither_is_another_of_that_pid() {
         let processes = Processes::default();
         let own = std::process::id();
-        assert!(processes.is_alive(&task(own, start_of(own))));
-        assert!(!processes.is_alive(&task(own, 1)));
+        assert_eq!(processes.has_exited(&task(own, start_of(own))), Some(false));
+        assert_eq!(processes.has_exited(&task(own, 1)), Some(true));
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let task = task(child.id(), start_of(child.id()));
-        assert!(processes.is_alive(&task));
+        assert_eq!(processes.has_exited(&task), Some(false));
         drop(child.stdin.take());
         let dir = Path::new("/proc").join(child.id().to_string());
         while Stat::read(&dir).unwrap().state != b'Z' {
             std::thread::yield_now();
         }
-        assert!(!processes.is_alive(&task));
+        assert_eq!(processes.has_exited(&task), Some(true));
         child.wait().unwrap();
-        assert!(!processes.is_alive(&task));
+        assert_eq!(processes.has_exited(&task), Some(true));
+    }
+
+    #[test]
+    fn nobody_is_told_to_have_ended_where_processes_are_hidden() {
+        let hidden = Proc {
+            path: "/proc".into(),
+            shows_all: false,
+        };
+        let processes = Processes::of(Box::new(hidden));
+        assert_eq!(processes.has_exited(&task(std::process::id(), 1)), None);
     }
 
     #[test]

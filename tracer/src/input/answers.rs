@@ -21,7 +21,7 @@ pub enum Answer {
     /// [`ProcessTable::look_up`]
     Found(Found),
     /// [`ProcessTable::is_alive`]
-    Alive(bool),
+    Alive(Option<bool>),
     /// [`Surroundings::settings`]
     Settings(Option<Settings>),
     /// [`Surroundings::host`]
@@ -87,7 +87,7 @@ impl ProcessTable for Recorded<dyn ProcessTable> {
         found
     }
 
-    fn is_alive(&self, task: &Task) -> bool {
+    fn is_alive(&self, task: &Task) -> Option<bool> {
         let alive = self.of.is_alive(task);
         self.answers.push(Answer::Alive(alive));
         alive
@@ -133,12 +133,12 @@ impl ProcessTable for Answers {
         found.unwrap_or_default()
     }
 
-    fn is_alive(&self, _: &Task) -> bool {
+    fn is_alive(&self, _: &Task) -> Option<bool> {
         let alive = self.next(|answer| match answer {
             Answer::Alive(alive) => Some(alive),
             _ => None,
         });
-        alive.unwrap_or(false)
+        alive.unwrap_or(Some(false))
     }
 }
 

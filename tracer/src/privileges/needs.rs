@@ -7,6 +7,8 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::host::home;
+
 /// When a capability is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -106,16 +108,29 @@ pub fn lacks(effective: CapabilitySet) -> Vec<&'static str> {
         .collect()
 }
 
+/// What is not seen in another pid namespace than the initial one.
+const HIDDEN: &str = "this is not the host's pid namespace: processes outside it are hidden, and the network namespaces that \
+    they are in, and it is not known who has ended; start tracer in the host's (Kubernetes: hostPID, docker: --pid=host)";
+
 /// Says what a run will miss, a sentence for each.
 pub fn warn_of_missing() {
+    if let Some(hidden) = hidden() {
+        log::warn!("{hidden}");
+    }
     for need in missing(effective()).filter(|need| need.when == When::Run) {
         log::warn!("{} is missing: {}", need.name, need.without);
     }
 }
 
+/// What is hidden whatever the capabilities, in a sentence.
+pub fn hidden() -> Option<&'static str> {
+    (!home::shows_all_processes()).then_some(HIDDEN)
+}
+
 /// Whether network namespaces may be hidden from us, with the processes that are in them, or closed.
 pub fn is_half_blind() -> bool {
-    !effective().contains(CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN)
+    let sees_all = CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
+    !effective().contains(sees_all) || !home::shows_all_processes()
 }
 
 fn missing(effective: CapabilitySet) -> impl Iterator<Item = &'static Need> {

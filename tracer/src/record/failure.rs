@@ -132,7 +132,8 @@ pub struct Budget {
 pub struct Holder<'a> {
     /// Null: sockets that nobody can be named for truthfully, or several processes.
     pub process: Option<WholeProcess<'a>>,
-    /// Whether the process has ended; its ports in TIME_WAIT stay taken. Left out without a process.
+    /// Whether the process has ended; its ports in TIME_WAIT stay taken. Left out without a process, and
+    /// where tracer is in a pid namespace that hides it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exited: Option<bool>,
     /// This row is for so many processes, those with the fewest ports. Left out of the other rows.

@@ -18,7 +18,8 @@ pub struct Usage<'a> {
     pub interval_s: f64,
     /// Null: sockets that nobody can be named for truthfully. There is one such line for a namespace.
     pub process: Option<WholeProcess<'a>>,
-    /// Whether the process has ended; its ports in TIME_WAIT stay taken. Left out without a process.
+    /// Whether the process has ended; its ports in TIME_WAIT stay taken. Left out without a process, and
+    /// where tracer is in a pid namespace that hides it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exited: Option<bool>,
     /// Inode number of the network namespace.

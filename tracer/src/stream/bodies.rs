@@ -137,7 +137,7 @@ impl Lines {
             .zip(known)
             .map(|(holder, known)| record::Holder {
                 process: known.as_ref().map(|known| known.whole()),
-                exited: holder.task.map(|task| !self.processes.is_alive(task)),
+                exited: holder.task.and_then(|task| self.processes.has_exited(task)),
                 others: None,
                 ports: holder.ports,
                 states: holder.states.clone(),
@@ -168,7 +168,7 @@ impl Lines {
         let body = record::Usage {
             interval_s: seconds(interval),
             process: owner.as_ref().map(|owner| owner.whole()),
-            exited: usage.task.map(|task| !self.processes.is_alive(task)),
+            exited: usage.task.and_then(|task| self.processes.has_exited(task)),
             netns: usage.netns,
             ports: Ports::new(usage.ports, usage.bound),
             serving: Serving::new(usage.serving),

@@ -46,8 +46,8 @@ impl ProcessTable for Moody {
         }
     }
 
-    fn is_alive(&self, _: &Task) -> bool {
-        self.next().is_multiple_of(2)
+    fn is_alive(&self, _: &Task) -> Option<bool> {
+        Some(self.next().is_multiple_of(2))
     }
 }
 

@@ -56,6 +56,7 @@ pub fn run(args: &cli::Check) -> Result<Outcome> {
     if let Err(error) = tracefs::ensure() {
         problems.push(format!("tracefs is not mounted and can't be: {error}"));
     }
+    problems.extend(crate::privileges::hidden().map(Into::into));
     let facts = Facts::read()?;
     let loaded = load::load(&facts, SIZES, &Needs::default(), args.backend)?;
     let (ports, problem) = ports::all();

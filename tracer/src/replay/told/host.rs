@@ -150,10 +150,10 @@ impl ProcessTable for Host {
         identity.map_or_else(Found::default, |identity| identity.found.clone())
     }
 
-    fn is_alive(&self, task: &Task) -> bool {
+    fn is_alive(&self, task: &Task) -> Option<bool> {
         let told = self.0.borrow();
         let identity = told.identity((task.pid, task.start_ns));
-        identity.is_some_and(|identity| !identity.exited)
+        Some(identity.is_some_and(|identity| !identity.exited))
     }
 }
 

@@ -4,6 +4,7 @@
 //! binary starts itself with `--actor`, and sends operations as JSON lines.
 
 mod act;
+mod alone;
 mod brood;
 mod bulk;
 mod churn;
@@ -27,13 +28,15 @@ pub(crate) use op::{Held, Op};
 use crate::netns;
 
 /// `--actor NETNS COMM`: obey. `--heir`: hold the socket on standard input until its end.
-/// `--taker`: take sockets from there. `--enter NETNS PROGRAM ARGS`: become another program.
+/// `--taker`: take sockets from there. `--enter NETNS PROGRAM ARGS`: become another program. `--alone PROGRAM ARGS`: run it
+/// in a pid namespace of its own.
 pub(crate) fn run_if_asked() -> Option<ExitCode> {
     let args: Vec<String> = env::args().skip(1).collect();
     let done = match args.first()?.as_str() {
         "--actor" => obey(&args[1..]),
         "--heir" => hold(),
         "--taker" => taker::take(),
+        "--alone" => alone::run(&args[1..]),
         "--enter" => become_program(&args[1..]),
         _ => return None,
     };

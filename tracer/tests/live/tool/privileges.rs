@@ -25,7 +25,7 @@ use rustix::{
 use super::{Test, test};
 use crate::{
     actor::Op,
-    lines::{Keep, PATIENCE, Record},
+    lines::{Keep, Line, PATIENCE, Record, Usage},
     report::note,
     scene::{Scene, V4, owned_by, role},
     tracer::{Finished, Started, Tracer, binary},
@@ -40,6 +40,7 @@ pub(super) const ALL: &[Test] = &[
     test("privileges_least", least_capabilities),
     test("privileges_least_after_a_loss", least_after_a_loss),
     test("privileges_of_a_service", as_a_service),
+    test("privileges_in_a_pid_namespace", in_a_pid_namespace),
     test("privileges_too_few", too_few_capabilities),
     test("privileges_locked_memory", locked_memory),
 ];
@@ -262,6 +263,59 @@ fn least_after_a_loss() -> Result<()> {
     ensure!(waits, "TIME_WAIT is not there any more");
     scene.into_tracer()?.stop(Signal::TERM)?.check_totals()?;
     Ok(())
+}
+
+/// Where processes are hidden, sockets of theirs are not taken for gone, nor they for ended.
+fn in_a_pid_namespace() -> Result<()> {
+    const ROUNDS: usize = 3;
+    let mut command = Command::new(env::current_exe()?);
+    // Transitions alone do not show every end of TIME_WAIT: it is compared at each interval.
+    command
+        .arg("--alone")
+        .arg(binary())
+        .args(["--interval", "1", "--backend", "tracepoint"]);
+    let scene = Scene::new(Arc::new(started(command)?))?;
+    let mut server = scene.server(V4, 5774)?;
+    let mut client = scene.actor("client")?;
+    let stays = client.open(server.addr)?;
+    let _accepted = server.accept()?;
+    let ends = client.open(server.addr)?;
+    client.close(ends)?;
+    let other = server.accept()?;
+    server.actor.close(other)?;
+    let pid = client.pid;
+    let told = scene.tracer.lines.wait(scene.netns.inode, |lines| {
+        let told: Vec<_> = lines
+            .iter()
+            .filter_map(|line| usage_of(line, pid))
+            .collect();
+        (told.len() >= ROUNDS).then_some(told)
+    });
+    let lines = scene.settled()?;
+    client.close(stays)?;
+    let finished = scene.into_tracer()?.stop(Signal::TERM)?;
+    let told = told.with_context(|| format!("no {ROUNDS} lines of usage: {}", finished.stderr))?;
+    for usage in &told {
+        ensure!(
+            usage.ports.total == 2 && usage.exited.is_none(),
+            "{usage:?}"
+        );
+    }
+    let corrected = lines.iter().find(|line| line.is_corrected());
+    ensure!(corrected.is_none(), "taken for gone: {corrected:?}");
+    let said: Vec<&str> = finished.stderr.lines().collect();
+    ensure!(
+        said.len() == 1 && said[0].contains("pid namespace") && said[0].contains("hostPID"),
+        "{said:?}"
+    );
+    Ok(())
+}
+
+fn usage_of(line: &Line, pid: u32) -> Option<Usage> {
+    match &line.record {
+        Record::Usage(usage) if usage.process.as_ref()?.pid == pid => Some(usage.clone()),
+        _ => None,
+    }
 }
 
 fn says_what_is_missing(finished: &Finished) -> Result<()> {
