@@ -67,6 +67,9 @@ pub fn run(config: Config) -> Result<Outcome> {
     if config.output.recorder.is_some() {
         filter.record_all();
     }
+    if metrics.is_some() {
+        filter.count_all();
+    }
     let mut loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
     warn_of_gaps(&loaded);
     privileges::warn_of_missing();

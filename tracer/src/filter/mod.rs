@@ -55,6 +55,7 @@ pub struct Filter {
     /// As given, for the `start` line.
     given: BTreeMap<String, Vec<String>>,
     recorded: bool,
+    counted: bool,
 }
 
 /// What a line says, as far as there are options about it. `None`: lines of its kind do not say that; `Some(None)`: it
@@ -92,6 +93,7 @@ impl Default for Filter {
             sample: None,
             given: BTreeMap::new(),
             recorded: false,
+            counted: false,
         }
     }
 }
@@ -137,12 +139,18 @@ impl Filter {
             sample: select.sample.filter(|sample| sample.get() > 1),
             given,
             recorded: false,
+            counted: false,
         }
     }
 
     /// A flight recorder takes every line, whatever is written elsewhere.
     pub fn record_all(&mut self) {
         self.recorded = true;
+    }
+
+    /// Metrics are of the whole host, whatever is written.
+    pub fn count_all(&mut self) {
+        self.counted = true;
     }
 
     pub fn records_all(&self) -> bool {
@@ -194,9 +202,10 @@ impl Filter {
         }
         let named = self.conditions.as_ref().map(|them| them.netns.clone());
         let few = |netns: &Vec<u32>| (1..=NAMESPACES).contains(&netns.len());
+        // A `ledger` line is about all of them, too.
+        let is_about_all = self.counted || self.emits(Kind::Ledger);
         Needs {
-            // A `ledger` line is about all of them.
-            netns: named.filter(few).filter(|_| !self.emits(Kind::Ledger)),
+            netns: named.filter(few).filter(|_| !is_about_all),
             no_closers: !self.emits(Kind::Connection),
             no_steps: !self.emits(Kind::State),
         }

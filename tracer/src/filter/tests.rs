@@ -107,6 +107,18 @@ fn a_flight_recorder_needs_everything() {
 }
 
 #[test]
+fn metrics_need_all_network_namespaces_and_nothing_else() {
+    let mut some = filter(&["--emit", "usage", "--netns", "7"]);
+    let needs = some.needs();
+    some.count_all();
+    let all = Needs {
+        netns: None,
+        ..needs
+    };
+    assert_eq!(some.needs(), all);
+}
+
+#[test]
 fn a_transition_has_to_fit_every_option() {
     let nginx = task(812, 33, "nginx");
     for (arguments, fits) in [

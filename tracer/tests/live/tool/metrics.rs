@@ -25,6 +25,7 @@ use crate::{
 
 pub(super) const ALL: &[Test] = &[
     test("metrics", metrics),
+    test("metrics_of_all_namespaces", of_all_namespaces),
     test("metrics_loopback_only", loopback_only),
     test("metrics_port_taken", port_taken),
 ];
@@ -206,6 +207,22 @@ fn metrics() -> Result<()> {
         .into_tracer()?
         .stop(Signal::TERM)?
         .check_totals()?;
+    Ok(())
+}
+
+/// `--netns` chooses lines, and not what is counted.
+fn of_all_namespaces() -> Result<()> {
+    let ours = std::process::id().to_string();
+    let full = full(&["--netns", &ours, "--emit", "connect_failed"])?;
+    let failed = full.failed as f64;
+    let series = "tracer_process_connect_failures_total";
+    wait(full.port, |page| {
+        sum(page, series, r#"comm="metrics-client""#) >= failed
+    })?;
+    let lines = full.scene.tracer.lines.of(full.scene.netns.inode);
+    ensure!(lines.is_empty(), "lines of another namespace: {lines:?}");
+    let tracer = full.scene.into_tracer()?;
+    tracer.stop(Signal::TERM)?.check_totals()?;
     Ok(())
 }
 
