@@ -34,7 +34,9 @@ pub enum Command {
     Check(Check),
     /// Show once how many more connects will succeed, and who has the other ports.
     ///
-    /// Without a port in `--to`: the destinations with the fewest free ports.
+    /// Without a port in `--to`: the destinations with the fewest free ports, and network namespaces where ports are bound.
+    ///
+    /// Exit status: 0 done; 1 cannot run here; 2 something could not be read, and standard error says so.
     Budget(Budget),
     /// Say what happened, who did it, why, and what to change, from recorded lines.
     ///
@@ -111,7 +113,7 @@ pub struct Replay {
 
 #[derive(Debug, clap::Args)]
 pub struct Budget {
-    /// The destination.
+    /// The destination; 0.0.0.0 and :: are those that `connect()` takes them for.
     #[arg(long, value_name = "IP[:PORT]", value_parser = crate::config::parse_to)]
     pub to: Option<crate::config::To>,
 

@@ -29,6 +29,7 @@ pub(super) const ALL: &[Test] = &[
     test("mixes_have_all", mixes_have_all),
     test("budget_exact", budget_exact),
     test("budget_lists", budget_lists),
+    test("budget_of_bound_ports", of_bound_ports),
     test("budget_refuses", budget_refuses),
 ];
 
@@ -287,8 +288,13 @@ fn budget_lists() -> Result<()> {
         "not 5 and 11 free: {list:?}"
     );
     let inode = netns.inode.to_string();
-    for netns in [&number, &inode] {
-        let text = said(&["budget", "--to", "127.0.0.1:5774", "--netns", netns])?;
+    // Where `connect()` goes from an unspecified address.
+    for (netns, to) in [
+        (&number, "127.0.0.1:5774"),
+        (&inode, "127.0.0.1:5774"),
+        (&number, "0.0.0.0:5774"),
+    ] {
+        let text = said(&["budget", "--to", to, "--netns", netns])?;
         ensure!(
             ["5774", "5", "10", "list-client", "ESTAB"]
                 .iter()
@@ -304,6 +310,32 @@ fn budget_lists() -> Result<()> {
     ensure!(at(":5774")? < at(":5775")?, "not by least free: {text}");
     let text = said(&["budget", "--to", "127.0.0.1", "--netns", &number])?;
     ensure!(text.contains("5774") && text.contains("5775"), "{text}");
+    Ok(())
+}
+
+/// Ports that are bound are taken, though no connection has them.
+fn of_bound_ports() -> Result<()> {
+    let netns = Netns::new()?;
+    netns.sysctl("ipv4/ip_local_port_range", "40000 40003")?;
+    let mut binder = Actor::spawn(&netns.path(), "binder")?;
+    let pid = binder.pid.to_string();
+    let text = said(&["budget", "--netns", &pid])?;
+    ensure!(text == "no connection takes a port\n", "{text}");
+    for port in 40_000..=40_003 {
+        binder.bound(SocketAddr::new(V4, port))?;
+    }
+    let text = said(&["budget", "--netns", &pid])?;
+    let expected = format!(
+        "4 of 4 ports are bound in network namespace {}, and closed to every destination\n",
+        netns.inode
+    );
+    ensure!(text == expected, "{text}");
+    let json = said(&["budget", "--json", "--netns", &pid])?;
+    let pool = format!(
+        r#""pools":[{{"netns":{},"usable":4,"bound":4}}]"#,
+        netns.inode
+    );
+    ensure!(json.contains(&pool), "{json}");
     Ok(())
 }
 

@@ -24,8 +24,9 @@ use rustix::{
 
 use super::{Test, test};
 use crate::{
-    actor::Op,
+    actor::{Actor, Op, Server},
     lines::{Keep, Line, PATIENCE, Record, Usage},
+    netns::Netns,
     report::note,
     scene::{Scene, V4, owned_by, role},
     tracer::{Finished, Started, Tracer, binary},
@@ -39,6 +40,7 @@ pub(super) const ALL: &[Test] = &[
     test("privileges_unknown_user", unknown_user),
     test("privileges_least", least_capabilities),
     test("privileges_least_after_a_loss", least_after_a_loss),
+    test("privileges_least_for_a_budget", least_for_a_budget),
     test("privileges_of_a_service", as_a_service),
     test("privileges_in_a_pid_namespace", in_a_pid_namespace),
     test("privileges_too_few", too_few_capabilities),
@@ -316,6 +318,28 @@ fn usage_of(line: &Line, pid: u32) -> Option<Usage> {
         Record::Usage(usage) if usage.process.as_ref()?.pid == pid => Some(usage.clone()),
         _ => None,
     }
+}
+
+/// What a look leaves out is said, and shows in the exit status.
+fn least_for_a_budget() -> Result<()> {
+    let copy = Copy::new()?;
+    let netns = Netns::new()?;
+    let server = Server::listen(Actor::spawn(&netns.path(), "server")?, (V4, 5774).into(), 8)?;
+    let mut client = Actor::spawn(&netns.path(), "client")?;
+    client.open(server.addr)?;
+    let mut command = copy.command(OF_A_START, None);
+    let output = command.args(["budget", "--json"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(2), "{}: {said}", output.status);
+    ensure!(
+        said.contains("CAP_SYS_ADMIN is missing") && said.contains("left out"),
+        "{said}"
+    );
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let left_out = list["left_out"].as_array().context("no `left_out`")?;
+    let inode = netns.inode.into();
+    ensure!(left_out.contains(&inode), "{list}");
+    Ok(())
 }
 
 fn says_what_is_missing(finished: &Finished) -> Result<()> {
