@@ -166,6 +166,7 @@ pub struct Trace {
     pub ring_size: u32,
 
     /// A destination that has so many percent of its usable ports in use is under pressure: a `pressure` line says so.
+    /// Destinations are watched from an eighth of their ports on, so a level below 13 is told then at the earliest.
     #[arg(long, value_name = "PERCENT", default_value_t = 70,
           value_parser = clap::value_parser!(u8).range(1..=100))]
     pub warn: u8,

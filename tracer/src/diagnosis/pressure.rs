@@ -14,7 +14,8 @@ use crate::{
 /// second, and a small one each time.
 const EVERY_PER_PORT: u64 = Duration::from_micros(35).as_nanos() as u64;
 
-/// Falling back takes so many percent less than coming there: no line for every port around a level.
+/// Falling back takes so many percent less than coming there, or half as many at low levels, which nothing could fall
+/// below otherwise: no line for every port around a level.
 const SLACK: f64 = 5.0;
 
 /// From which percentage of the usable ports on a destination is at a level.
@@ -36,7 +37,8 @@ impl Default for Levels {
 impl Levels {
     /// That of a destination which was at `before`.
     pub fn of(&self, used: f64, before: Level) -> Level {
-        let least = |level: f64, reached: bool| if reached { level - SLACK } else { level };
+        let left = |level: f64| (level - SLACK).max(level / 2.0);
+        let least = |level: f64, reached: bool| if reached { left(level) } else { level };
         if used >= least(self.critical, before >= Level::Critical) {
             Level::Critical
         } else if used >= least(self.warning, before >= Level::Warning) {
@@ -215,6 +217,24 @@ mod tests {
         assert_eq!(levels.of(86.0, Level::Critical), Level::Critical);
         assert_eq!(levels.of(80.0, Level::Critical), Level::Warning);
         assert_eq!(levels.of(100.0, Level::Ok), Level::Critical);
+    }
+
+    #[test]
+    fn low_levels_are_left_too() {
+        for warning in [1.0, 5.0, 8.0] {
+            let levels = Levels {
+                warning,
+                ..Levels::default()
+            };
+            assert_eq!(levels.of(warning, Level::Ok), Level::Warning, "{warning}");
+            let half = warning / 2.0;
+            assert_eq!(levels.of(half, Level::Warning), Level::Warning, "{warning}");
+            assert_eq!(
+                levels.of(half - 0.1, Level::Warning),
+                Level::Ok,
+                "{warning}"
+            );
+        }
     }
 
     #[test]
