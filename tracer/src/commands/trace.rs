@@ -1,6 +1,6 @@
 //! `tracer`: streams lines until it is interrupted or its reader has gone.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, mem::MaybeUninit, time::Duration};
 
 use anyhow::{Context, Result};
 use aya_log::EbpfLogger;
@@ -521,14 +521,16 @@ fn regular(period: Duration) -> Interval {
     ticks
 }
 
-/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot, SIGUSR1 the flight recorder to keep what it has. SIGHUP opens files anew; where there are none, it
-/// ends the run as it ends other programs: the terminal has gone.
+/// SIGINT and SIGTERM: a normal end. SIGUSR2 asks for a snapshot, SIGUSR1 the flight recorder to keep what it has. SIGHUP
+/// opens files anew; where there are none, it ends the run as it ends other programs: the terminal has gone. Unless whoever
+/// started it had it ignored, as `nohup` does.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
     ask: Signal,
     hangup: Signal,
     has_files: bool,
+    outlives_terminal: bool,
     freeze: Signal,
     has_recorder: bool,
 }
@@ -537,7 +539,10 @@ impl Signals {
     fn new(config: &Config) -> Result<Self> {
         let on = |kind| signal(kind).context("signals can't be received");
         let is_file = |to: &Target| matches!(to, Target::File(_));
+        // Before the handler takes its place.
+        let outlives_terminal = is_ignored(libc::SIGHUP);
         Ok(Self {
+            outlives_terminal,
             hangup: on(SignalKind::hangup())?,
             has_files: config.output.targets.iter().any(is_file),
             freeze: on(SignalKind::user_defined1())?,
@@ -560,8 +565,19 @@ impl Signals {
             },
             _ = self.hangup.recv() => match self.has_files {
                 true => Wake::Reopen,
+                false if self.outlives_terminal => Wake::Nothing,
                 false => Wake::Stop,
             },
         }
+    }
+}
+
+/// Whether the process was started with that signal ignored.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is changed, and the kernel fills `now`, which is of its kind, if the call succeeds.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }

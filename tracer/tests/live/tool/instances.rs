@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     slice,
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Test, test};
@@ -24,7 +25,7 @@ use crate::{
     report::note,
     scenarios::{stream::validate, truth::seed},
     scene::{Scene, V4, of_process, role},
-    tracer::{Tracer, binary},
+    tracer::{Started, Tracer, binary},
 };
 
 pub(super) const ALL: &[Test] = &[
@@ -32,6 +33,8 @@ pub(super) const ALL: &[Test] = &[
     test("older_sockets", older_sockets),
     test("sigterm", || ends_on(Signal::TERM)),
     test("sigint", || ends_on(Signal::INT)),
+    test("sighup", || ends_on(Signal::HUP)),
+    test("nohup", nohup),
     test("stdout_closed", stdout_closed),
     test("killed_leaves_nothing", killed_leaves_nothing),
     test("killed_at_any_moment", killed_at_any_moment),
@@ -103,6 +106,30 @@ fn older_sockets() -> Result<()> {
     client.open(server.addr)?;
     let new = |state: &State| served(&state) && state.owner != "snapshot";
     scene.expect(new, &["LISTEN>SYN_RECV", "SYN_RECV>ESTABLISHED"])?;
+    Ok(())
+}
+
+/// As `nohup` starts it: it goes on when its terminal has gone.
+fn nohup() -> Result<()> {
+    let mut command = Command::new(binary());
+    let ignore = || {
+        // SAFETY: nothing of this process is called by it.
+        match unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) } {
+            libc::SIG_ERR => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: a system call only.
+    unsafe { command.pre_exec(ignore) };
+    let Started::Running(tracer) = Tracer::start_as(command, Keep::All)? else {
+        bail!("the tracer did not start");
+    };
+    tracer.signal(Signal::HUP)?;
+    // Of signals that wait any may be heard first.
+    for _ in 0..5 {
+        tracer.snapshot()?;
+    }
+    tracer.stop(Signal::TERM)?.check_totals()?;
     Ok(())
 }
 
