@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     filter::Filter,
     host::{
-        memory,
+        home, memory,
         netns::{self, Watch},
     },
     kernel::{
@@ -55,12 +55,20 @@ const WATCH: Duration = Duration::from_millis(250);
 /// How often losses are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What another cgroup namespace than the initial one hides.
+const RELATIVE: &str = "this is not the host's cgroup namespace: paths of cgroups begin at that of tracer, so that containers may not be known, and \
+    --cgroup and --container may leave out lines that fit; start tracer in the host's (docker: --cgroupns=host), or where it can join that of process 1 \
+    (Kubernetes: hostPID, CAP_SYS_ADMIN and CAP_SYS_PTRACE)";
+
 pub fn run(config: Config) -> Result<Outcome> {
     // Before anything that takes time: the port may be taken.
     let metrics = config.upkeep.metrics.map(Listener::bind).transpose()?;
-    // Before any thread starts: it may enter a mount namespace of its own.
+    // Before any thread starts: they may enter namespaces.
     if let Err(error) = tracefs::ensure() {
         log::debug!("tracefs can't be mounted: {error}");
+    }
+    if let Err(error) = home::join_cgroups() {
+        log::debug!("the host's cgroup namespace can't be joined: {error}");
     }
     let facts = Facts::read()?;
     let mut filter = Filter::new(&config.select)?;
@@ -73,6 +81,9 @@ pub fn run(config: Config) -> Result<Outcome> {
     let mut loaded = load::load(&facts, config.sizes, &filter.needs(), config.forced)?;
     warn_of_gaps(&loaded);
     privileges::warn_of_missing();
+    if !home::shows_whole_cgroups() {
+        log::warn!("{RELATIVE}");
+    }
     memory::give_back();
     let dumper = Dumper::new(&mut loaded.ebpf).ok();
     privileges::shed(config.user, || dumper.is_some_and(|dumper| dumper.works()))?;

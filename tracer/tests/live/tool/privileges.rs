@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     process::{Gid, Resource, Rlimit, Signal, Uid, setrlimit},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
-        set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
-        set_thread_res_uid,
+        CapabilitySet, CapabilitySets, UnshareFlags, capabilities,
+        configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
     },
 };
 
@@ -43,6 +43,7 @@ pub(super) const ALL: &[Test] = &[
     test("privileges_least_for_a_budget", least_for_a_budget),
     test("privileges_of_a_service", as_a_service),
     test("privileges_in_a_pid_namespace", in_a_pid_namespace),
+    test("privileges_in_a_cgroup_namespace", in_a_cgroup_namespace),
     test("privileges_too_few", too_few_capabilities),
     test("privileges_locked_memory", locked_memory),
 ];
@@ -310,6 +311,29 @@ fn in_a_pid_namespace() -> Result<()> {
         said.len() == 1 && said[0].contains("pid namespace") && said[0].contains("hostPID"),
         "{said:?}"
     );
+    Ok(())
+}
+
+/// It joins the host's, or says what it will miss.
+fn in_a_cgroup_namespace() -> Result<()> {
+    let mut command = Command::new(binary());
+    // SAFETY: a system call only, and this kind of namespace touches no descriptor table.
+    let unshare = || unsafe { Ok(unshare_unsafe(UnshareFlags::NEWCGROUP)?) };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(unshare) };
+    let tracer = started(command)?;
+    let here = |pid| fs::read_link(format!("/proc/{pid}/ns/cgroup"));
+    let has_joined = here(tracer.pid())? == here(process::id())?;
+    note(format!("joined: {has_joined}"));
+    let finished = tracer.stop(Signal::TERM)?;
+    finished.check_totals()?;
+    let said: Vec<&str> = finished.stderr.lines().collect();
+    let is_right = match said[..] {
+        [] => has_joined,
+        [sentence] => !has_joined && sentence.contains("cgroup namespace"),
+        _ => false,
+    };
+    ensure!(is_right, "joined: {has_joined}; {said:?}");
     Ok(())
 }
 
