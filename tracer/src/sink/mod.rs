@@ -7,6 +7,7 @@ use std::{io, time::Instant};
 mod backlog;
 mod dropped;
 mod file;
+mod health;
 mod output;
 mod recorder;
 mod retry;

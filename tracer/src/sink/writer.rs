@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Backlog, Dropped, Sink, retry::Retry};
+use super::{Backlog, Dropped, Sink, health::Health, retry::Retry};
 use crate::stream::Batch;
 
 /// How often a sink looks whether there is anything to do besides writing.
@@ -73,7 +73,7 @@ impl Writer {
             name: name.clone(),
             sink,
             retry: Retry::default(),
-            failing: false,
+            health: Health::default(),
             due: Instant::now() + TICK,
         };
         thread::Builder::new()
@@ -178,7 +178,7 @@ struct Worker {
     name: String,
     sink: Box<dyn Sink>,
     retry: Retry,
-    failing: bool,
+    health: Health,
     /// When the sink next looks around.
     due: Instant,
 }
@@ -260,7 +260,11 @@ impl Worker {
         while !rest.is_empty() {
             let taken = self.sink.write(rest);
             match self.judge(taken)? {
-                Some(count) => rest = &rest[count.min(rest.len())..],
+                Some(count) => {
+                    rest = &rest[count.min(rest.len())..];
+                    self.retry.succeeded();
+                    self.health.took_lines(Instant::now());
+                }
                 None => self.pause(),
             }
             if Instant::now() >= self.due {
@@ -273,17 +277,11 @@ impl Worker {
     /// `None`: it has to be tried again.
     fn judge<T>(&mut self, done: io::Result<T>) -> Result<Option<T>, Closed> {
         match done {
-            Ok(value) => {
-                if std::mem::take(&mut self.failing) {
-                    log::warn!("{} takes lines again", self.name);
-                }
-                self.retry.succeeded();
-                Ok(Some(value))
-            }
+            Ok(value) => Ok(Some(value)),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
+                if self.health.failed() {
                     log::warn!(
                         "{}: {error}; it is tried again, lines wait meanwhile, and those that there is no room for are \
                          dropped",
@@ -330,7 +328,11 @@ impl Worker {
     fn tick(&mut self) -> Result<(), Closed> {
         self.due = Instant::now() + TICK;
         let done = self.sink.tick();
-        self.judge(done).map(drop)
+        self.judge(done)?;
+        if self.health.has_recovered(Instant::now()) {
+            log::warn!("{} takes lines again", self.name);
+        }
+        Ok(())
     }
 
     fn finish(&mut self, until: Instant) {

@@ -96,3 +96,27 @@ fn a_reader_that_has_gone_is_the_end() {
     assert!(writer.is_closed());
     assert!(!writer.push(&line("second\n")));
 }
+
+#[test]
+fn a_sink_that_looks_around_does_not_take_lines_by_that() {
+    let (writer, answer, writes) = told();
+    writer.push(&line("first\n"));
+    let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+    // Pauses grow all the while, though it ticks well each second.
+    let mut before = Instant::now();
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        writes.recv_timeout(SOON).unwrap();
+        pauses.push(before.elapsed());
+        before = Instant::now();
+        answer.send(Err(full())).unwrap();
+    }
+    assert!(
+        pauses[6] > Duration::from_millis(700),
+        "it is tried as often as at first: {pauses:?}"
+    );
+    drop(answer);
+    let until = Instant::now() + SOON;
+    writer.end(until);
+    assert_eq!(writer.wait(until), (0, false));
+}

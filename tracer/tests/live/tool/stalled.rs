@@ -169,6 +169,8 @@ fn disk_full() -> Result<()> {
     })?;
     load.run(10)?;
     let status = run.stop(Signal::TERM)?;
+    let said = fs::read_to_string(&stderr)?;
+    ensure!(said.lines().count() == 2, "not one sentence each: {said}");
     let text = fs::read_to_string(&out)?;
     let account = Account::of(text.lines())?;
     account.adds_up()?;
