@@ -19,7 +19,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(answer.use_stderr()));
         }
         Err(Refused::Bad(sentences)) => {
-            eprintln!("tracer: {}", sentences.join("\n"));
+            commands::say(sentences.join("\n"));
             return ExitCode::FAILURE;
         }
     };
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Lossy) => ExitCode::from(2),
         Err(error) => {
-            eprintln!("tracer: {error:#}");
+            commands::say(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -55,6 +55,24 @@ fn plain_and_compressed_files_and_standard_input_give_the_same() {
     assert_eq!(output.stdout, without_inputs(&text).as_bytes());
 }
 
+/// What is said to nobody changes nothing.
+#[test]
+fn a_closed_standard_error_does_not_change_the_exit_status() {
+    let cut = file("replay-command-unsaid", b"{\"v\":1,");
+    let nothing = path("replay-command-no-such-file");
+    for (argument, code) in [(cut, 2), (nothing, 2)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = tracer().arg(&argument).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{argument:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut refused = Command::new(env!("CARGO_BIN_EXE_tracer"));
+    let status = refused.args(["--warn", "95"]).stderr(writer).status();
+    assert_eq!(status.unwrap().code(), Some(1));
+}
+
 #[test]
 fn what_can_not_be_used_is_exit_2_and_said() {
     let mut text = recording();

@@ -15,7 +15,10 @@ pub mod trace;
 #[cfg(target_os = "linux")]
 mod upkeep;
 
-use std::io;
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -51,6 +54,11 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Some(Command::Schema) => schema::run(),
         Some(Command::Generate { page }) => generate::run(page),
     }
+}
+
+/// A sentence on standard error; where nobody reads that any more, there is nobody to tell.
+pub fn say(sentence: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "tracer: {sentence}");
 }
 
 /// Writes all of it to standard output. That nobody reads any more is a normal end.

@@ -69,7 +69,7 @@ fn replay(file: &Path, pace: Pace) -> io::Result<u64> {
         _ => file.display().to_string(),
     };
     // It may quote what is in the file.
-    let say = Box::new(|text: &str| eprintln!("tracer: {}", escape(text)));
+    let say = Box::new(|text: &str| super::say(escape(text)));
     let mut troubles = Troubles::new(name, say);
     let mut write = |lines: &mut Batch| {
         let mut out = io::stdout().lock();
