@@ -12,6 +12,9 @@ use crate::{
     sink::{Compress, Fsync, Keep, Target},
 };
 
+const ROTATE_KEEP: usize = 7;
+const METRICS_TOP: u16 = 50;
+
 /// Explains TCP ephemeral port exhaustion: who failed, why, and who holds the ports.
 ///
 /// Without a command, streams JSON lines to standard output until it is interrupted.
@@ -235,7 +238,7 @@ pub struct Output {
     pub rotate_age: Option<Duration>,
 
     /// How many renamed files stay.
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(long, value_name = "N", default_value_t = ROTATE_KEEP)]
     pub rotate_keep: usize,
 
     /// What becomes of renamed files.
@@ -307,7 +310,57 @@ impl Trace {
                     .into(),
             });
         }
-        None
+        self.without_effect()
+    }
+
+    /// Options that are of no use without another one.
+    fn without_effect(&self) -> Option<Contradiction> {
+        let Output {
+            output,
+            rotate_size,
+            rotate_age,
+            ..
+        } = &self.output;
+        let rotates = rotate_size.is_some() || rotate_age.is_some();
+        let has_file = output.iter().any(|to| matches!(to, Target::File(_)));
+        let idle: [(bool, &[&str], _); 6] = [
+            (
+                self.select.emit.contains(&Kind::Input),
+                &["emit"],
+                "input lines are those of replayable, with which every line is written: leave input out of emit, or give \
+                 replayable instead of emit",
+            ),
+            (
+                !rotates && self.output.compress != Compress::None,
+                &["compress"],
+                "compress is about files that have been rotated: give rotate-size or rotate-age, or leave compress out",
+            ),
+            (
+                !rotates && self.output.rotate_keep != ROTATE_KEEP,
+                &["rotate-keep"],
+                "rotate-keep is about files that have been rotated: give rotate-size or rotate-age, or leave rotate-keep out",
+            ),
+            (
+                !has_file && self.output.fsync != Fsync::Rotate,
+                &["fsync", "output"],
+                "fsync is about files: give output a file, or leave fsync out",
+            ),
+            (
+                self.output.flight_recorder.is_none() && self.output.keep != Keep::default(),
+                &["keep"],
+                "keep is about the flight recorder: give flight-recorder, or leave keep out",
+            ),
+            (
+                self.upkeep.metrics.is_none() && self.upkeep.metrics_top != METRICS_TOP,
+                &["metrics-top"],
+                "metrics-top is about metrics: give metrics, or leave metrics-top out",
+            ),
+        ];
+        let (_, options, text) = idle.into_iter().find(|(is_so, ..)| *is_so)?;
+        Some(Contradiction {
+            options,
+            text: text.into(),
+        })
     }
 }
 
@@ -406,7 +459,7 @@ pub struct Upkeep {
 
     /// So many destinations, and so many failing processes with their destinations, have metrics of their own; the
     /// others share one, `other`.
-    #[arg(long, value_name = "K", default_value_t = 50,
+    #[arg(long, value_name = "K", default_value_t = METRICS_TOP,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub metrics_top: u16,
 

@@ -237,6 +237,25 @@ fn our_own_cgroup_is_looked_up() {
 }
 
 #[test]
+fn a_name_that_no_process_can_have_is_refused() {
+    let cut = Err("the kernel keeps 15 bytes of a name: give averyverylongna".to_owned());
+    for name in [
+        "averyverylongname",
+        "averyverylongname*",
+        "averyverylongnam[e]",
+    ] {
+        assert_eq!(name.parse::<Name>().map(drop), cut, "{name}");
+    }
+    for name in [
+        "averyverylongna",
+        "averyverylongna*",
+        "*-a-long-ending-of-a-name",
+    ] {
+        assert!(name.parse::<Name>().is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_sample_keeps_connections_whole() {
     let one = task(1, 0, "one");
     let sample = filter(&["--sample", "4"]);

@@ -111,17 +111,18 @@ impl FromStr for Name {
                 error.msg
             )
         })?;
-        let is_plain = !text.contains(['*', '?', '[']);
-        match text
+        // What comes before the first of these has to fit as it is.
+        let literal = text.split(['*', '?', '[']).next().unwrap_or_default();
+        match literal
             .char_indices()
             .find(|(at, char)| at + char.len_utf8() > NAME_MAX)
         {
             _ if text.is_empty() => Err("give a name, or a pattern such as nginx*".into()),
-            Some((cut, _)) if is_plain => Err(format!(
+            Some((cut, _)) => Err(format!(
                 "the kernel keeps {NAME_MAX} bytes of a name: give {}",
-                &text[..cut]
+                &literal[..cut]
             )),
-            _ => Ok(Self(pattern)),
+            None => Ok(Self(pattern)),
         }
     }
 }

@@ -42,6 +42,17 @@ const VALUES: &[(&str, &str)] = &[
     ("max-cpu", "50"),
 ];
 
+/// What some of them are of no use without.
+const WITH: &[(&str, &str)] = &[
+    ("rotate-size", "output = \"/var/log/tracer.jsonl\"\n"),
+    ("rotate-age", "output = \"/var/log/tracer.jsonl\"\n"),
+    ("rotate-keep", "rotate-age = \"1h\"\n"),
+    ("compress", "rotate-age = \"1h\"\n"),
+    ("fsync", "output = \"/var/log/tracer.jsonl\"\n"),
+    ("keep", "flight-recorder = \"/var/lib/tracer\"\n"),
+    ("metrics-top", "metrics = 9464\n"),
+];
+
 /// A file that is removed with it.
 struct Written(std::path::PathBuf);
 
@@ -91,9 +102,11 @@ fn a_file_can_have_every_option() {
         cli.trace.config = None;
         format!("{:?}", cli.trace)
     };
-    let default = shown(parsed("none", "", &[]).unwrap());
     for (option, value) in VALUES {
-        let cli = parsed("one", &format!("{option} = {value}\n"), &[]).unwrap();
+        let with = WITH.iter().find(|(of, _)| of == option);
+        let with = with.map_or("", |(_, with)| with);
+        let default = shown(parsed("none", with, &[]).unwrap());
+        let cli = parsed("one", &format!("{option} = {value}\n{with}"), &[]).unwrap();
         assert_ne!(shown(cli), default, "{option} has no effect");
     }
 }
@@ -238,6 +251,51 @@ fn a_contradiction_has_the_line_of_the_file_that_is_part_of_it() {
     assert_eq!(place("", &["--warn", "95"]), said);
     assert!(place("emit = \"usage\"\n", &["--sample", "2"]).starts_with("FILE:1: sample is about"));
     assert!(place("", &["--emit", "usage", "--state", "LISTEN"]).starts_with("state is about"));
+}
+
+#[test]
+fn what_would_have_no_effect_is_refused() {
+    for (arguments, said) in [
+        (
+            &["--emit", "state,input"][..],
+            "input lines are those of replayable",
+        ),
+        (
+            &["--compress", "zstd"],
+            "compress is about files that have been rotated",
+        ),
+        (
+            &["--rotate-keep", "3"],
+            "rotate-keep is about files that have been rotated",
+        ),
+        (&["--fsync", "always"], "fsync is about files"),
+        (
+            &["--fsync", "always", "--output", "tcp:192.0.2.1:5170"],
+            "fsync is about files",
+        ),
+        (&["--keep", "5m"], "keep is about the flight recorder"),
+        (&["--metrics-top", "20"], "metrics-top is about metrics"),
+    ] {
+        match parsed("idle", "", arguments) {
+            Err(Refused::Bad(sentences)) => {
+                assert!(sentences[0].starts_with(said), "{sentences:?}")
+            }
+            other => panic!("{arguments:?}: {other:?}"),
+        }
+    }
+    let useful = ["--fsync", "always", "--output", "-", "--output", "/tmp/a"];
+    assert!(parsed("useful", "", &useful).is_ok());
+}
+
+/// A path, and the value of a label, may have commas: several of them take several arguments, or a list in the file.
+#[test]
+fn all_lists_but_two_may_have_commas() {
+    let command = command();
+    let whole = command.get_arguments().filter(|arg| {
+        matches!(arg.get_action(), ArgAction::Append) && arg.get_value_delimiter().is_none()
+    });
+    let whole: Vec<_> = whole.filter_map(|arg| arg.get_long()).collect();
+    assert_eq!(whole, ["output", "label"]);
 }
 
 #[test]
