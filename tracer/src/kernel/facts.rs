@@ -18,8 +18,8 @@ use crate::{pool::Rules, privileges};
 #[derive(Debug, Error)]
 pub enum Unfit {
     #[error(
-        "{} is missing, and the kernel takes no tracing programs without: run tracer with sudo, or as a service with \
-         CAP_BPF and CAP_PERFMON", .0.join(" and ")
+        "{} {} missing, and the kernel takes no tracing programs without: run tracer with sudo, or as a service with \
+         CAP_BPF and CAP_PERFMON", .0.join(" and "), if .0.len() == 1 { "is" } else { "are" }
     )]
     Privilege(Vec<&'static str>),
     #[error(

@@ -48,6 +48,14 @@ struct Report<'a> {
     problems: &'a [String],
 }
 
+/// What is left of it where nothing can be loaded.
+#[derive(Serialize)]
+struct Lacking {
+    v: u32,
+    tracer: &'static str,
+    privileges: Privileges,
+}
+
 pub fn run(args: &cli::Check) -> Result<Outcome> {
     if let Some(file) = &args.config {
         return configuration(file);
@@ -57,8 +65,13 @@ pub fn run(args: &cli::Check) -> Result<Outcome> {
         problems.push(format!("tracefs is not mounted and can't be: {error}"));
     }
     problems.extend(crate::privileges::hidden().map(Into::into));
-    let facts = Facts::read()?;
-    let loaded = load::load(&facts, SIZES, &Needs::default(), args.backend)?;
+    let (facts, loaded) = match load(args) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            explain(args.json)?;
+            return Err(error);
+        }
+    };
     let (ports, problem) = ports::all();
     problems.extend(problem);
     let mut page = if args.json {
@@ -71,6 +84,26 @@ pub fn run(args: &cli::Check) -> Result<Outcome> {
     page.push('\n');
     print(page.as_bytes())?;
     Ok(Outcome::Done)
+}
+
+fn load(args: &cli::Check) -> Result<(Facts, Loaded)> {
+    let facts = Facts::read()?;
+    let loaded = load::load(&facts, SIZES, &Needs::default(), args.backend)?;
+    Ok((facts, loaded))
+}
+
+/// Shows what may lack where nothing can be loaded.
+fn explain(json: bool) -> Result<()> {
+    let lacking = Lacking {
+        v: record::VERSION,
+        tracer: env!("CARGO_PKG_VERSION"),
+        privileges: Privileges::of_this_process(),
+    };
+    let page = match json {
+        true => serde_json::to_string(&lacking)? + "\n",
+        false => lacking.privileges.text().trim_start().to_owned(),
+    };
+    print(page.as_bytes())
 }
 
 fn configuration(file: &Path) -> Result<Outcome> {

@@ -403,18 +403,40 @@ fn as_a_service() -> Result<()> {
 fn too_few_capabilities() -> Result<()> {
     let copy = Copy::new()?;
     for (has, lacks) in [
-        (CapabilitySet::BPF, "CAP_PERFMON"),
-        (CapabilitySet::PERFMON, "CAP_BPF"),
+        (CapabilitySet::BPF, "CAP_PERFMON is"),
+        (CapabilitySet::PERFMON, "CAP_BPF is"),
         (
             OF_A_RUN - CapabilitySet::SYS_ADMIN,
-            "CAP_BPF and CAP_PERFMON",
+            "CAP_BPF and CAP_PERFMON are",
         ),
     ] {
         let said = super::refusals::refused(&copy.command(has, None).output()?)?;
         ensure!(
-            said.starts_with(&format!("tracer: {lacks} is missing")) && said.lines().count() == 1,
+            said.starts_with(&format!("tracer: {lacks} missing")) && said.lines().count() == 1,
             "{said}"
         );
+    }
+    shows_what_it_lacks(&copy)
+}
+
+/// `tracer check` has its table all the same.
+fn shows_what_it_lacks(copy: &Copy) -> Result<()> {
+    for (json, expected) in [
+        (&[][..], "  NO  CAP_BPF: to load programs"),
+        (&["--json"], r#"{"capability":"CAP_BPF","have":false"#),
+    ] {
+        let mut command = copy.command(CapabilitySet::empty(), None);
+        let output = command.arg("check").args(json).output()?;
+        let (table, said) = (
+            String::from_utf8(output.stdout)?,
+            String::from_utf8(output.stderr)?,
+        );
+        ensure!(
+            output.status.code() == Some(1) && table.contains(expected),
+            "{}: {table}{said}",
+            output.status
+        );
+        ensure!(said.starts_with("tracer: CAP_BPF and"), "{said}");
     }
     Ok(())
 }
