@@ -26,10 +26,10 @@ const REPORTED: u16 = 0;
 /// The same of one whose call has returned: since then the socket has not looked for a port.
 const PAST: u16 = u16::MAX;
 
-/// A new attempt, or a new socket at the address of an old one: what is remembered of an attempt whose
-/// return was not seen is not of this one.
+/// A new attempt, or the end of the socket: what is remembered of an attempt is not of the next one, nor of the next socket
+/// at this address. At both, since the kernel may skip either.
 #[inline(always)]
-pub(crate) fn begins<R: Reader>(sock: Sock<R>) {
+pub(crate) fn forget<R: Reader>(sock: Sock<R>) {
     if HAS_FAILED.get(0).is_some_and(|has_failed| *has_failed != 0) {
         let _ = FAILED.remove(sock.key());
     }

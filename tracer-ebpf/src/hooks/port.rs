@@ -8,7 +8,10 @@ use tracer_ebpf::{
 use crate::{
     emit::{self, Record},
     globals::*,
-    hooks::address::{self, Address},
+    hooks::{
+        address::{self, Address},
+        connect,
+    },
     sock::{Beginning, Common, Copied, Probe, Reader, Sock},
     table, task, words,
 };
@@ -90,6 +93,7 @@ pub(crate) fn keeps<R: Reader>(sock: Sock<R>, socket: Option<&Socket>) {
 /// comes next (`inet_csk_destroy_sock`, net/ipv4/inet_connection_sock.c).
 #[inline(always)]
 pub(crate) fn destroyed<R: Reader>(sock: Sock<R>) {
+    connect::forget(sock);
     // Hardly any does, and the rest is for those.
     if sock.held() != 0
         && let Some(sock) = sock.whole()

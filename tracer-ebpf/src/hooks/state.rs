@@ -64,7 +64,7 @@ fn is_closing(new: u8) -> bool {
 #[inline(always)]
 fn begun<C: EbpfContext, R: Reader>(ctx: &C, sock: Sock<R>, old: u8, new: u8, role: u8, owner: u8) {
     if role == ROLE_CLIENT {
-        connect::begins(sock);
+        connect::forget(sock);
     }
     // MPTCP, for one, has a worker connect for a process that nobody can tell.
     let owner = if owner != OWNER_NONE && task::is_kernel_thread() {
