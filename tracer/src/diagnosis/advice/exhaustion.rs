@@ -67,7 +67,8 @@ fn reuse_connections(case: &Case<'_>) -> Option<Advice> {
     );
     if let Some(rate) = case.open_rate {
         why += &format!(
-            "; {} are opened per second, those that fail aside, and the range bears about {} short ones per second to one destination",
+            "; {} are opened per second, those that fail aside, and the range bears about {} short \
+             ones per second to one destination",
             few(rate),
             few(lasts),
         );
@@ -77,7 +78,8 @@ fn reuse_connections(case: &Case<'_>) -> Option<Advice> {
         why,
         "keep connections open and use them again. HTTP: keep-alive (nginx: `upstream app { server \
          ADDRESS:PORT; keepalive 64; }`, and where `proxy_pass http://app;` is, `proxy_http_version 1.1; \
-         proxy_set_header Connection \"\";`; Go: read each body to its end, then close it, and raise `http.Transport.MaxIdleConnsPerHost` from 2; Python: one \
+         proxy_set_header Connection \"\";`; Go: read each body to its end, then close it, \
+         and raise `http.Transport.MaxIdleConnsPerHost` from 2; Python: one \
          `requests.Session()`); databases: a connection pool",
     ))
 }

@@ -39,8 +39,13 @@ pub fn advice(case: &Case<'_>) -> Vec<Advice> {
     all.extend(notes::look_alikes(case));
     all.extend(notes::not_to_do(case));
     if let Some(pid) = case.pid.filter(|_| case.host.is_elsewhere) {
-        all.iter_mut()
-            .for_each(|advice| advice.how = inside(&advice.how, pid));
+        // The limit of conntrack is one for the whole host (`nf_conntrack_standalone_init_sysctl`).
+        for advice in all
+            .iter_mut()
+            .filter(|advice| advice.id != "conntrack_full")
+        {
+            advice.how = inside(&advice.how, pid);
+        }
     }
     all
 }

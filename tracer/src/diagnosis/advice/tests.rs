@@ -169,12 +169,17 @@ impl Situation {
 #[test]
 fn commands_are_for_the_network_namespace_of_the_failure() {
     let mut situation = situation("a container's");
-    situation.change = |case| case.host.is_elsewhere = true;
+    situation.change = |case| {
+        case.host.is_elsewhere = true;
+        case.host.conntrack = Some((262_000, 262_144));
+    };
     situation.settings.reserved = "8080".parse().unwrap();
     let advice = situation.advice();
     let how = |id: &str| &advice.iter().find(|one| one.id == id).unwrap().how;
     assert!(how("tw_reuse").starts_with("`nsenter -t 812 -n sysctl -w net.ipv4.tcp_tw_reuse=1`"));
-    let all: String = advice.iter().map(|one| one.how.as_str()).collect();
+    assert!(how("conntrack_full").starts_with("`sysctl -w net.netfilter.nf_conntrack_max="));
+    let others = advice.iter().filter(|one| one.id != "conntrack_full");
+    let all: String = others.map(|one| one.how.as_str()).collect();
     for bare in ["`sysctl", "$(sysctl", "`ip "] {
         assert!(!all.contains(bare), "{all}");
     }
