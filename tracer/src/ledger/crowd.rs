@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use foldhash::HashMap;
+use serde::Serialize;
 
 use super::{Ledger, Query, Way, entry::Entry};
 use crate::{event::State, pool::Settings};
@@ -34,7 +35,7 @@ pub struct Crowded {
 }
 
 /// The ports of a network namespace that are closed to every destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Closed {
     pub netns: u32,
     /// Ports that `connect()` may choose.
@@ -89,19 +90,26 @@ impl Ledger {
     }
 
     fn most_crowded(&self, most: usize) -> Vec<Way> {
-        let known = |(way, traffic): &(Way, super::Traffic)| {
+        let busy = self.busy().map(|(way, traffic)| (*way, traffic.ports));
+        self.fullest(most, busy)
+    }
+
+    /// Of destinations that take so many ports, at most `most`, those first that take the greatest part of the ports that they
+    /// can. The number of ports alone would put a small range that is used up behind large ones that are not. Without those
+    /// whose settings are not known.
+    pub fn fullest(&self, most: usize, ways: impl IntoIterator<Item = (Way, u32)>) -> Vec<Way> {
+        let known = |(way, ports): (Way, u32)| {
             let usable = self.usable_ports(way.netns)?;
-            Some((
-                part(traffic.ports + self.bound_ports(way.netns), usable),
-                *way,
-            ))
+            let taken = ports.saturating_add(self.bound_ports(way.netns));
+            Some((part(taken, usable), way))
         };
-        let mut ways: Vec<_> = self.busy().filter_map(known).collect();
+        let mut ways: Vec<_> = ways.into_iter().filter_map(known).collect();
         keep(&mut ways, most, |(part, way)| (Reverse(*part), *way));
         ways.into_iter().map(|(_, way)| way).collect()
     }
 
-    fn pools(&self, most: usize) -> Vec<Closed> {
+    /// At most `most` network namespaces whose settings are known, those first whose ports are most bound.
+    pub fn pools(&self, most: usize) -> Vec<Closed> {
         let scales = self.sockets.destinations.all_usable();
         let pools = scales.map(|(netns, usable)| Closed {
             netns,
@@ -262,9 +270,6 @@ mod tests {
         fn wait(&mut self, sock: u64, port: u16, peer: Endpoint) {
             let end = Some(End {
                 timewait: Some(sock + 1),
-                error: 0,
-                sent: 0,
-                received: 0,
                 ..End::default()
             });
             let (old, new) = (State::FinWait2, State::TimeWait);

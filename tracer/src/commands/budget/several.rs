@@ -1,6 +1,6 @@
 //! All destinations that are asked about, at once.
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Host, Look, Question};
 use crate::{
     kernel::dump::Summary,
-    ledger::{Ledger, Way},
+    ledger::{Closed, Ledger, Way},
 };
 
 /// Destinations that are looked at port by port: those that take the greatest part of theirs.
@@ -18,21 +18,11 @@ const LOOKED: usize = 200;
 pub(super) struct Looks<'a> {
     pub(super) destinations: Vec<Look<'a>>,
     /// Those where ports are bound.
-    pub(super) pools: Vec<Pool>,
+    pub(super) pools: Vec<Closed>,
     /// So many destinations take a smaller part of their ports than those that are shown.
     pub(super) not_looked_at: usize,
     /// Network namespaces that can't be read.
     pub(super) left_out: BTreeSet<u32>,
-}
-
-/// The ports of a network namespace that are closed to every destination.
-#[derive(Debug, Serialize)]
-pub(super) struct Pool {
-    pub(super) netns: u32,
-    /// Ports that `connect()` may choose.
-    pub(super) usable: u32,
-    /// Of them.
-    pub(super) bound: u32,
 }
 
 pub(super) fn several(
@@ -50,21 +40,14 @@ pub(super) fn several(
     let namespaces = namespaces
         .into_iter()
         .filter(|netns| question.is_about(*netns));
-    let mut pools = Vec::new();
     for netns in namespaces {
-        let Ok(settings) = host.settings(netns) else {
-            left_out.insert(netns);
-            continue;
-        };
-        ledger.set_settings(netns, &settings);
-        pools.push(Pool {
-            netns,
-            usable: settings.usable().len(),
-            bound: ledger.bound_ports(netns),
-        });
+        match host.settings(netns) {
+            Ok(settings) => ledger.set_settings(netns, &settings),
+            Err(_) => _ = left_out.insert(netns),
+        }
     }
+    let mut pools = ledger.pools(usize::MAX);
     pools.retain(|pool| pool.bound > 0);
-    pools.sort_by_key(|pool| (Reverse(part(pool.bound, pool.usable)), pool.netns));
     left_out.retain(|netns| question.is_about(*netns));
     if !left_out.is_empty() {
         log::warn!(
@@ -87,8 +70,7 @@ pub(super) fn several(
     })
 }
 
-/// The destinations that are asked about, those first that take the greatest part of the ports that they can. The number
-/// of ports alone would put a small range that is used up behind large ones that are not.
+/// The destinations that are asked about, the fullest first.
 fn crowded(ledger: &Ledger, question: &Question) -> Vec<Way> {
     let is_wanted = |way: &Way| {
         question.is_about(way.netns)
@@ -96,19 +78,7 @@ fn crowded(ledger: &Ledger, question: &Question) -> Vec<Way> {
             && question.to.is_none_or(|to| to.ip == way.peer.ip)
     };
     let ways = ledger.ways().into_iter().filter(|(way, _)| is_wanted(way));
-    let known = |(way, ports): (Way, u32)| {
-        let usable = ledger.usable_ports(way.netns)?;
-        let taken = ports.saturating_add(ledger.bound_ports(way.netns));
-        Some((part(taken, usable), way))
-    };
-    let mut ways: Vec<_> = ways.filter_map(known).collect();
-    ways.sort_unstable_by_key(|(part, way)| (Reverse(*part), *way));
-    ways.into_iter().map(|(_, way)| way).collect()
-}
-
-/// Parts in a million.
-fn part(of: u32, whole: u32) -> u64 {
-    u64::from(of) * 1_000_000 / u64::from(whole.max(1))
+    ledger.fullest(usize::MAX, ways)
 }
 
 #[cfg(test)]
