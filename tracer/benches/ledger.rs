@@ -79,7 +79,6 @@ fn event(number: u64, sock: u64, old: State, new: State, timewait: Option<u64>) 
     let is_end = new == State::Close || timewait.is_some();
     let end = is_end.then_some(End {
         timewait,
-        error: 0,
         sent: 1000,
         received: 100_000,
         ..End::default()

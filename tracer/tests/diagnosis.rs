@@ -356,10 +356,7 @@ fn pressure_comes_and_goes() {
     assert_eq!(scene.levels(), ["warning", "critical"]);
     for port in FIRST..FIRST + 15 {
         let end = End {
-            timewait: None,
             error: 104,
-            sent: 0,
-            received: 0,
             ..End::default()
         };
         scene.step(812, port, State::Established, State::Close, Some(end));

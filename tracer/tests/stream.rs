@@ -67,7 +67,6 @@ fn transition(second: u64, old: State, new: State) -> Event {
 fn takeover(second: u64) -> Event {
     let end = End {
         timewait: Some(2),
-        error: 0,
         sent: 100,
         received: 2000,
         ..End::default()

@@ -137,12 +137,11 @@ type Start = Copied<START>;
 fn in_hash_table<R: Reader>(sock: Sock<R>) -> Successor {
     let hash: u32 = sock.field(SOCK_COMMON_HASH.load());
     let mut copied = Copied::of(0);
-    let key = first_with(sock, hash, &mut copied);
+    let found = first_with(sock, hash, &mut copied);
     let nothing = |key| Successor { key, substate: 0 };
-    if key == NONE || key == DISTURBED {
-        return nothing(key);
+    if found == NONE || found == DISTURBED {
+        return nothing(found);
     }
-    let found = key;
     let tw = TimeWait::new(Beginning(&copied), found as *const u8);
     let (substate, port) = tw.substate_and_port();
     if port != sock.local_port() || !takes_place_of(tw, sock) {

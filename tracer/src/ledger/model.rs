@@ -387,7 +387,6 @@ impl Kernel {
 
     fn close(&mut self, sock: Sock, error: i32) {
         let end = End {
-            timewait: None,
             error,
             sent: 1,
             received: 2,
@@ -426,7 +425,6 @@ impl Kernel {
         };
         let end = End {
             timewait: Some(timewait.key),
-            error: 0,
             sent: 1,
             received: 2,
             ..End::default()
@@ -462,13 +460,7 @@ impl Kernel {
             State::FinWait2 if how < 64 => State::FinWait2,
             _ => State::TimeWait,
         };
-        let end = End {
-            timewait: None,
-            error: 0,
-            sent: 0,
-            received: 0,
-            ..End::default()
-        };
+        let end = End::default();
         let kind = Kind::State {
             old,
             new: State::Close,

@@ -77,8 +77,6 @@ fn server(event: Event) -> Event {
 
 fn state(old: State, new: State) -> Kind {
     let end = (new == State::Close).then_some(End {
-        timewait: None,
-        error: 0,
         sent: 3,
         received: 4,
         ..End::default()
@@ -88,7 +86,6 @@ fn state(old: State, new: State) -> Kind {
 
 fn error(old: State, error: i32) -> Kind {
     let end = End {
-        timewait: None,
         error,
         sent: 3,
         received: 4,
@@ -104,7 +101,6 @@ fn error(old: State, error: i32) -> Kind {
 fn timewait(old: State, new: State, key: u64) -> Kind {
     let end = End {
         timewait: Some(key),
-        error: 0,
         sent: 3,
         received: 4,
         ..End::default()
@@ -244,6 +240,18 @@ fn row(sock: u64, state: State) -> Row {
         state,
         due: None,
         holder: None,
+    }
+}
+
+/// Of the ports to where those events lead.
+fn query(settings: &Settings, now: u64) -> Query<'_> {
+    Query {
+        netns: NETNS,
+        local_ip: tuple(4000).local.ip,
+        peer: Some(tuple(4000).peer),
+        settings,
+        socket_range: None,
+        now,
     }
 }
 
@@ -464,14 +472,7 @@ fn who_waits_for_an_answer_has_a_port_that_is_not_known() {
         range: (4000, 4007),
         ..Settings::default()
     };
-    let query = Query {
-        netns: NETNS,
-        local_ip: tuple(4000).local.ip,
-        peer: Some(tuple(4000).peer),
-        settings: &settings,
-        socket_range: None,
-        now: 30,
-    };
+    let query = query(&settings, 30);
     let explained = tester.ledger.explain_failure(&query, 3);
     let budget = &explained.budget;
     assert_eq!((budget.in_use, budget.free), (2, 6));

@@ -88,9 +88,6 @@ impl Keys {
             let timewait = (new == State::TimeWait).then_some(event.sock | TIMEWAIT);
             let nothing = End {
                 timewait,
-                error: 0,
-                sent: 0,
-                received: 0,
                 ..End::default()
             };
             if let Kind::State { end, .. } = &mut event.kind {

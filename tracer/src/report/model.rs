@@ -1,6 +1,6 @@
 //! What a report says. The terminal, `--json` and the page show the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -54,10 +54,14 @@ pub(super) fn who(process: &str) -> &str {
 impl Report {
     /// Whether a host has several network namespaces with ports in use.
     pub fn has_namespaces(&self) -> bool {
-        let mut hosts: Vec<_> = self.pools.iter().map(|pool| &pool.host).collect();
-        hosts.sort_unstable();
-        hosts.windows(2).any(|pair| pair[0] == pair[1])
+        has_twice(self.pools.iter().map(|pool| &pool.host))
     }
+}
+
+/// Whether any of them comes more than once.
+pub(super) fn has_twice<T: Ord>(mut all: impl Iterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    all.any(|one| !seen.insert(one))
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

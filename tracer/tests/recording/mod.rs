@@ -122,7 +122,6 @@ impl Recording {
         self.state(at + 1000, sock, State::FinWait1, State::FinWait2);
         let end = End {
             timewait: Some(sock + 1000),
-            error: 0,
             sent: 7,
             received: 8,
             ..End::default()

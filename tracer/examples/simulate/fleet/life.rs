@@ -289,8 +289,6 @@ impl Host {
             (more, less)
         };
         End {
-            timewait: None,
-            error: 0,
             sent,
             received,
             ..End::default()

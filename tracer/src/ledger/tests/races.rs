@@ -139,14 +139,7 @@ fn a_timewait_socket_gives_way_after_the_delay() {
         tw_reuse_delay: Some(30_000),
         ..Settings::default()
     };
-    let query = Query {
-        netns: NETNS,
-        local_ip: tuple(4000).local.ip,
-        peer: Some(tuple(4000).peer),
-        settings: &settings,
-        socket_range: None,
-        now: 10_000_000_030,
-    };
+    let query = query(&settings, 10_000_000_030);
     let releases = tester.ledger.explain(&query).releases;
     assert_eq!(releases.iter().position(|count| *count > 0), Some(20));
 }

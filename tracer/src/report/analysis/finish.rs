@@ -192,9 +192,7 @@ impl Analysis {
     /// Whether a host has several network namespaces with ports in use: then sentences name them.
     pub(super) fn has_namespaces(&self) -> bool {
         let used = self.pools.pools.iter().filter(|pool| pool.is_used());
-        let mut hosts: Vec<_> = used.map(|pool| pool.host).collect();
-        hosts.sort_unstable();
-        hosts.windows(2).any(|pair| pair[0] == pair[1])
+        model::has_twice(used.map(|pool| pool.host))
     }
 
     fn timeline(&self) -> Vec<model::Moment> {

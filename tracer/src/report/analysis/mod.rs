@@ -6,7 +6,6 @@ mod failures;
 mod finish;
 pub(super) mod holes;
 mod items;
-
 mod names;
 mod narrowing;
 mod pools;

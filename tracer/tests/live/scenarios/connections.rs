@@ -184,7 +184,7 @@ pub(super) fn expect(scene: &Scene, wanted: &[Wanted<'_>]) -> Result<()> {
     Ok(())
 }
 
-fn connection(line: &Line) -> Option<&Connection> {
+pub(super) fn connection(line: &Line) -> Option<&Connection> {
     match &line.record {
         Record::Connection(over) => Some(over),
         _ => None,

@@ -7,12 +7,12 @@ use rustix::io::Errno;
 
 use super::{
     Scenario,
-    connections::{PORT, Pair, Wanted, expect},
+    connections::{PORT, Pair, Wanted, connection, expect},
     scenario,
 };
 use crate::{
     actor::Op,
-    lines::{Line, Record},
+    lines::{Connection, Line},
     scene::{Scene, V4},
 };
 
@@ -163,10 +163,7 @@ fn lost(scene: &Scene) -> u64 {
 }
 
 fn client_end(line: &Line) -> Option<String> {
-    match &line.record {
-        Record::Connection(over) if over.role.as_deref() == Some("client") => {
-            (over.peer.port == Some(PORT)).then(|| over.end.clone())
-        }
-        _ => None,
-    }
+    let is_client =
+        |over: &&Connection| over.role.as_deref() == Some("client") && over.peer.port == Some(PORT);
+    Some(connection(line).filter(is_client)?.end.clone())
 }
