@@ -83,6 +83,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "network namespaces and tracing need root: run this as root"
     );
     tracefs::ensure()?;
+    bpf::Statistics::refuse()?;
     let tracer = match &options.tracer {
         Some(program) => program.clone(),
         None => cargo::tracer()?,

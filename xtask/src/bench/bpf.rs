@@ -8,15 +8,17 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use crate::process::say;
-
-const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+const SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// `enum bpf_cmd` of include/uapi/linux/bpf.h.
 const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
+const ENABLE_STATS: u32 = 32;
+
+/// `enum bpf_stats_type` of the same file.
+const RUN_TIME: u32 = 0;
 
 /// Ids of the programs that it has loaded.
 pub(crate) fn ids(pid: u32) -> BTreeSet<u32> {
@@ -112,23 +114,32 @@ fn bpf(command: u32, attributes: &mut [u32; 4]) -> io::Result<i32> {
     }
 }
 
-/// `kernel.bpf_stats_enabled`, as long as this lives.
+/// Programs are timed as long as this lives; the kernel ends it with this process, however that ends (`BPF_ENABLE_STATS`,
+/// since 5.8).
 pub(crate) struct Statistics {
-    before: String,
+    _enabled: OwnedFd,
 }
 
 impl Statistics {
     pub(crate) fn enable() -> Result<Self> {
-        let before = fs::read_to_string(STATS).context("BPF statistics can't be read")?;
-        fs::write(STATS, "1").context("BPF statistics can't be enabled")?;
-        Ok(Self { before })
+        let enabled = bpf(ENABLE_STATS, &mut [RUN_TIME, 0, 0, 0]);
+        let enabled = enabled.context("BPF statistics can't be enabled")?;
+        // SAFETY: the call has made this descriptor, and nobody else has it.
+        let enabled = unsafe { OwnedFd::from_raw_fd(enabled) };
+        Ok(Self { _enabled: enabled })
     }
-}
 
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(STATS, &self.before) {
-            say(&format!("{STATS} can't be set back: {error}"));
+    /// # Errors
+    ///
+    /// `kernel.bpf_stats_enabled` is set: whatever has a program costs more then.
+    pub(crate) fn refuse() -> Result<()> {
+        let set = fs::read_to_string(SYSCTL).with_context(|| format!("{SYSCTL} can't be read"))?;
+        if set.trim() != "0" {
+            bail!(
+                "{SYSCTL} is {}: it costs every observer time; set it to 0",
+                set.trim()
+            );
         }
+        Ok(())
     }
 }

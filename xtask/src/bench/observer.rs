@@ -39,7 +39,7 @@ pub(super) struct Seen {
     pub(super) lost: Option<u64>,
     /// How slow its CPU was; 0: not known.
     pub(super) yardstick_us: f64,
-    /// Nanoseconds by program; 0 unless `kernel.bpf_stats_enabled` is set.
+    /// Nanoseconds by program; 0 without BPF statistics.
     pub(super) bpf: BTreeMap<String, u64>,
 }
 

@@ -25,7 +25,7 @@ const BPF_RUNS: usize = 3;
 pub(super) struct Measurement {
     pub(super) load: Kind,
     pub(super) observer: &'static str,
-    /// With `kernel.bpf_stats_enabled`, which costs something itself: only `bpf` counts.
+    /// With BPF statistics, which cost something themselves: only `bpf` counts.
     pub(super) with_bpf_stats: bool,
     pub(super) connections: u64,
     pub(super) seconds: f64,
