@@ -89,6 +89,7 @@ impl Ledger {
     /// The socket is gone: an event of its own says so.
     pub(super) fn end_with(&mut self, slot: Slot, ending: &Ending, take: Take<'_>) {
         self.note_gone(self.sockets[slot].key, ending.ts);
+        self.note_free(slot, ending.ts);
         self.end(slot, ending, take);
     }
 
@@ -104,6 +105,7 @@ impl Ledger {
         self.tell_connection(slot, ending, take);
         let closed_by = self.sockets[slot].closed_by.take();
         self.release(closed_by);
+        self.note_free(slot, ending.ts);
         // It gives up its 4-tuple: nobody can have that already.
         self.sockets.update(slot, |entry| entry.rest(port));
     }

@@ -8,7 +8,7 @@ use super::{
     Ledger, Resynced, Take,
     end::Step,
     entry::{Entry, Marks},
-    place::{Place, Sight},
+    place::{Address, Place, Sight},
     sockets::Slot,
 };
 use crate::event::{Mode, Owner, Role, Row, State, Task};
@@ -18,6 +18,8 @@ pub(super) struct Dump {
     began: u64,
     /// Keys of sockets that have ended since it began: rows of them are out of date.
     gone: HashSet<u64>,
+    /// 4-tuples that sockets have given up since, by namespace: a row that still has one is out of date.
+    freed: HashSet<(u32, Address, Address)>,
     pub(super) found: Resynced,
 }
 
@@ -26,6 +28,7 @@ impl Dump {
         Self {
             began,
             gone: HashSet::new(),
+            freed: HashSet::new(),
             found: Resynced::default(),
         }
     }
@@ -42,6 +45,13 @@ impl Ledger {
     pub(super) fn note_gone(&mut self, key: u64, ts: u64) {
         if let Some(dump) = self.dump.as_mut().filter(|dump| dump.covers(ts)) {
             dump.gone.insert(key);
+        }
+    }
+
+    /// The same of the 4-tuple that the entry has.
+    pub(super) fn note_free(&mut self, slot: Slot, ts: u64) {
+        if let Some(dump) = self.dump.as_mut().filter(|dump| dump.covers(ts)) {
+            dump.freed.insert(ends(&self.sockets[slot]));
         }
     }
 
@@ -140,6 +150,9 @@ impl Ledger {
         if let (State::Close, Some(port)) = (row.state, row.held) {
             entry.rest(port);
         }
+        if entry.is_timewait && dump.freed.contains(&ends(&entry)) {
+            return None;
+        }
         let rival = self.sockets.rival(&entry);
         if rival.is_some_and(|slot| self.sockets[slot].touched == self.epoch) {
             // Of the two sockets that have had this 4-tuple it is the other one now.
@@ -231,6 +244,10 @@ fn goes_on(entry: &Entry, row: &Row) -> bool {
         _ => entry.has_tuple_of(&sight) || entry.is_surely(&sight),
     };
     is_same_kind && is_same && !entry.is_other(&sight)
+}
+
+fn ends(entry: &Entry) -> (u32, Address, Address) {
+    (entry.netns, entry.local, entry.peer)
 }
 
 /// Of two that started together the smaller pid counts as the older one.

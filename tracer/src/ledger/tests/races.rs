@@ -85,6 +85,30 @@ fn a_row_of_a_socket_that_is_gone_binds_no_port() {
     assert_eq!(tester.ledger.bound_ports(NETNS), 0);
 }
 
+/// The dump reads a timewait socket, which nobody may have told of. Before its row comes, a connection takes the 4-tuple and
+/// is over.
+#[test]
+fn a_row_of_a_timewait_socket_whose_tuple_was_taken_adds_nothing() {
+    let known = Tester::in_time_wait(1, 2);
+    for (mut tester, held) in [
+        (Tester::default(), None),
+        (known, None),
+        (Tester::default(), Some(4000)),
+    ] {
+        tester.ledger.begin_resync(40);
+        tester.put(searching(50, 3));
+        tester.put(event(51, 3, state(State::SynSent, State::Established)));
+        let ends = event(52, 3, state(State::LastAck, State::Close));
+        tester.put(Event { held, ..ends });
+        tester.row(&Row {
+            due: Some(1000),
+            ..row(2, State::TimeWait)
+        });
+        assert_eq!(tester.end_resync(60), Resynced::default());
+        assert_eq!(tester.keys().len(), usize::from(held.is_some()));
+    }
+}
+
 #[test]
 fn a_listener_that_becomes_a_timewait_socket_is_no_listener() {
     let mut tester = Tester::default();
