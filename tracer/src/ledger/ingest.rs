@@ -7,7 +7,7 @@ use super::{
     place::Sight,
     sockets::Slot,
 };
-use crate::event::{End, Event, State};
+use crate::event::{End, Event, Owner, State};
 
 /// The content of [`crate::event::Kind::State`].
 #[derive(Clone, Copy)]
@@ -90,8 +90,16 @@ fn goes_on(entry: &Entry, event: &Event, change: &Change) -> bool {
         (false, true) => entry.is_surely(&sight),
         // The child of a listener is a new socket.
         (true, true) => change.old == State::Close && !entry.is_other(&sight),
+        (true, false) if is_accepted(entry, change) => !entry.is_other(&sight),
         (true, false) => entry.made != 0 && entry.netns == event.netns,
     }
+}
+
+/// Whether it is the beginning of a child that has been accepted already: it is in its listener's queue before it is established
+/// (`inet_csk_complete_hashdance`, net/ipv4/inet_connection_sock.c, and then `tcp_child_process`).
+fn is_accepted(entry: &Entry, change: &Change) -> bool {
+    let is_early = entry.state == State::SynRecv && entry.owner == Owner::Accept;
+    is_early && change.old == State::Listen && change.new == State::Established
 }
 
 impl Ledger {
@@ -133,7 +141,7 @@ impl Ledger {
         if self.sockets[slot].is_timewait {
             return Some(slot);
         }
-        if change.is_birth() {
+        if change.is_birth() && !is_accepted(&self.sockets[slot], change) {
             self.forget_past(slot);
         }
         self.continue_with(slot, event, change, take);

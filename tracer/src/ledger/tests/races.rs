@@ -52,6 +52,20 @@ fn of_two_children_of_one_request_the_one_that_is_established_stays() {
 }
 
 #[test]
+fn who_accepts_a_child_before_it_is_established_keeps_it() {
+    let mut tester = Tester::default();
+    tester.put(accepted(1, State::SynRecv, Some(80)));
+    // As one step: where transitions are not told one by one.
+    tester.put(step(2, 2, State::Listen, State::Established));
+    assert_eq!(tester.owner(2), (Owner::Accept, Some(9)));
+    assert_eq!(tester.told().len(), 1);
+    let mut other = step(3, 2, State::Listen, State::Established);
+    other.tuple.peer.port = Some(4001);
+    tester.put(other);
+    assert_eq!(tester.owner(2), (Owner::None, None), "another child there");
+}
+
+#[test]
 fn a_row_of_a_socket_that_looks_for_a_port_says_nothing_of_how_it_gets_one() {
     let mut tester = with_pool();
     tester.ledger.begin_resync(5);
