@@ -61,7 +61,7 @@ pub(crate) fn simulate() -> Result<PathBuf> {
 /// The live tests: one program that runs natively and in every VM.
 pub(crate) fn live_test() -> Result<PathBuf> {
     build(
-        &["test", "--package", "tracer", "--test", "live", "--no-run"],
+        &["test", "--workspace", "--test", LIVE, "--no-run"],
         "live",
         "test",
     )
@@ -76,8 +76,10 @@ pub(crate) fn vm_init() -> Result<PathBuf> {
     )
 }
 
-/// Tests that need no privileges and no particular kernel: all but the live ones.
+/// Builds all tests and runs those that need no privileges and no particular kernel: all but the live ones.
 pub(crate) fn pure_tests() -> Result<()> {
+    let targets = ["--workspace", "--lib", "--bins", "--tests"];
+    run(cargo().arg("test").args(targets).arg("--no-run"))?;
     let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Metadata =
         serde_json::from_str(&metadata).context("cannot read cargo metadata")?;

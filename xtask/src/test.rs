@@ -2,7 +2,7 @@
 
 use std::{thread, time::Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
 
 use crate::{
     cargo,
@@ -11,7 +11,7 @@ use crate::{
     process::say,
     prometheus,
     report::{self, Report},
-    vm::Machine,
+    vm::{Kernel, Machine},
 };
 
 #[derive(clap::Args)]
@@ -33,16 +33,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         prometheus::provide()?;
     }
     let mut reports = Vec::new();
-    let pure = thread::scope(|scope| {
+    let (pure, kernels) = thread::scope(|scope| {
+        let kernels = scope.spawn(|| options.kernels());
         // Optimizing it as a whole is work for one CPU. If it fails, the live tests say so.
         scope.spawn(cargo::tracer);
-        cargo::pure_tests()
+        (cargo::pure_tests(), kernels.join())
     });
     if let Err(error) = pure {
         reports.push(problem("pure tests", &error));
     }
+    let kernels = kernels.unwrap_or_else(|_| Err(panicked()));
     match live::build() {
-        Ok(programs) => reports.extend(options.live_tests(&programs)),
+        Ok(programs) => reports.extend(options.live_tests(&programs, kernels)),
         Err(error) => reports.push(problem("live tests", &error)),
     }
     let seconds = start.elapsed().as_secs();
@@ -55,17 +57,30 @@ impl Options {
         !self.no_vm
     }
 
-    fn live_tests(&self, programs: &Programs) -> Vec<Report> {
-        let native = live::run_natively(programs);
-        let mut reports = vec![native.unwrap_or_else(|error| problem("native", &error))];
-        if self.vms() {
-            match self.machine.matrix(programs) {
+    fn kernels(&self) -> Result<Vec<Kernel>> {
+        if !self.vms() {
+            return Ok(Vec::new());
+        }
+        self.machine.all_kernels()
+    }
+
+    /// Here and in the VMs at the same time: much of it is waiting.
+    fn live_tests(&self, programs: &Programs, kernels: Result<Vec<Kernel>>) -> Vec<Report> {
+        thread::scope(|scope| {
+            let vms = scope.spawn(|| self.machine.matrix(&kernels?, programs));
+            let native = live::run_natively(programs);
+            let mut reports = vec![native.unwrap_or_else(|error| problem("native", &error))];
+            match vms.join().unwrap_or_else(|_| Err(panicked())) {
                 Ok(vms) => reports.extend(vms),
                 Err(error) => reports.push(problem("VMs", &error)),
             }
-        }
-        reports
+            reports
+        })
     }
+}
+
+fn panicked() -> Error {
+    anyhow!("a thread panicked")
 }
 
 fn problem(name: &str, error: &Error) -> Report {

@@ -19,7 +19,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{kernel::Kernel, qemu::Boot};
+pub(crate) use self::kernel::Kernel;
+use self::qemu::Boot;
 use crate::{
     cargo,
     live::{self, Selection},
@@ -121,11 +122,22 @@ impl Machine {
         prerequisites::require("qemu-system-x86_64")
     }
 
-    /// The VM matrix of `cargo xtask test`.
-    pub(crate) fn matrix(&self, programs: &live::Programs) -> Result<Vec<Report>> {
+    /// Those of the VM matrix, downloaded the first time.
+    pub(crate) fn all_kernels(&self) -> Result<Vec<Kernel>> {
         self.check()?;
-        let kernels = self.kernels(&[])?;
-        self.boot_all(&kernels, &Guest::new(programs, live::vm_trials())?)
+        self.kernels(&[])
+    }
+
+    /// The VM matrix of `cargo xtask test`.
+    pub(crate) fn matrix(
+        &self,
+        kernels: &[Kernel],
+        programs: &live::Programs,
+    ) -> Result<Vec<Report>> {
+        if kernels.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.boot_all(kernels, &Guest::new(programs, live::vm_trials())?)
     }
 
     /// What a trial notes on these kernels, with this variable set.

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     actor::{Actor, Server},
     bpf::skipped_runs,
-    lines::{ConnectFailed, Coverage, Line, PATIENCE, Record, State},
+    lines::{ConnectFailed, Coverage, Line, PATIENCE, Record, State, Usage},
     netns::{MARK_PORT, Netns},
     scenarios::Scenario,
     shared::{self, Backend},
@@ -222,8 +222,17 @@ fn is_mark(line: &Line) -> bool {
         Record::State(state) => state.peer.port == Some(MARK_PORT),
         Record::ConnectFailed(failed) => failed.peer.port == Some(MARK_PORT),
         Record::Connection(over) => over.peer.port == Some(MARK_PORT),
+        Record::Usage(usage) => is_of_mark(usage),
         _ => false,
     }
+}
+
+/// An interval may end while the mark is on its way.
+fn is_of_mark(usage: &Usage) -> bool {
+    let [only] = usage.top.as_slice() else {
+        return false;
+    };
+    only.peer.port == Some(MARK_PORT) && only.ports == usage.ports.total
 }
 
 fn is_mark_end(line: &Line) -> bool {

@@ -36,7 +36,7 @@ const MATRIX: [Series; 4] = [
 ];
 
 /// A bootable kernel on this machine's disk.
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// What the summary calls it: its release where we know it.
     pub(super) name: String,
     pub(super) image: PathBuf,
