@@ -109,21 +109,27 @@ fn older_sockets() -> Result<()> {
     Ok(())
 }
 
-/// As `nohup` starts it: it goes on when its terminal has gone.
-fn nohup() -> Result<()> {
+/// A tracer that begins with this disposition of SIGHUP, whatever this process has: it may have been started with `nohup`.
+fn with_hangup(disposition: libc::sighandler_t) -> Result<Tracer> {
     let mut command = Command::new(binary());
-    let ignore = || {
+    let set = move || {
         // SAFETY: nothing of this process is called by it.
-        match unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) } {
+        match unsafe { libc::signal(libc::SIGHUP, disposition) } {
             libc::SIG_ERR => Err(io::Error::last_os_error()),
             _ => Ok(()),
         }
     };
     // SAFETY: a system call only.
-    unsafe { command.pre_exec(ignore) };
-    let Started::Running(tracer) = Tracer::start_as(command, Keep::All)? else {
-        bail!("the tracer did not start");
-    };
+    unsafe { command.pre_exec(set) };
+    match Tracer::start_as(command, Keep::All)? {
+        Started::Running(tracer) => Ok(tracer),
+        _ => bail!("the tracer did not start"),
+    }
+}
+
+/// As `nohup` starts it: it goes on when its terminal has gone.
+fn nohup() -> Result<()> {
+    let tracer = with_hangup(libc::SIG_IGN)?;
     tracer.signal(Signal::HUP)?;
     // Of signals that wait any may be heard first.
     for _ in 0..5 {
@@ -134,7 +140,7 @@ fn nohup() -> Result<()> {
 }
 
 fn ends_on(signal: Signal) -> Result<()> {
-    let scene = scene()?;
+    let scene = Scene::new(Arc::new(with_hangup(libc::SIG_DFL)?))?;
     let mut client = scene.actor("client")?;
     let server = scene.server(V4, 5774)?;
     client.open(server.addr)?;
