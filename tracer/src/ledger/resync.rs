@@ -83,7 +83,10 @@ impl Ledger {
     /// at this address before.
     fn complete(&mut self, slot: Slot, row: &Row, dump: &Dump, take: Take<'_>) -> Option<Slot> {
         let (entry, sight) = (&mut self.sockets[slot], Sight::of_row(row));
-        let is_stale = dump.gone.contains(&row.sock) && !entry.is_surely(&sight);
+        // What its descriptor alone still keeps has told its end already, perhaps before the dump began.
+        let is_over = row.state == State::Close && row.held.is_none();
+        let may_be_gone = is_over || dump.gone.contains(&row.sock);
+        let is_stale = may_be_gone && !entry.is_surely(&sight);
         if is_stale || entry.is_other(&sight) {
             return None;
         }

@@ -237,18 +237,21 @@ struct Difference {
 }
 
 impl Difference {
-    /// With what the tracer said of such a socket, of late.
+    /// With what the tracer said of such a socket, of late. Only the last snapshot of it: there is one for each comparison.
     fn told(&self, scene: &Scene) -> String {
         let lines = scene.tracer.lines.of(self.netns);
+        let mut is_seen = false;
         let of_it = lines.iter().rev().filter(|line| {
             let (local, peer) = match &line.record {
                 Record::State(state) => (&state.local, &state.peer),
                 // Without `state` lines these tell of it.
                 Record::Connection(over) => (&over.local, &over.peer),
-                Record::Socket(seen) => (&seen.local, &seen.peer),
+                Record::Socket(seen) if !is_seen => (&seen.local, &seen.peer),
                 _ => return false,
             };
-            [local.port, peer.port] == self.ports
+            let is_its = [local.port, peer.port] == self.ports;
+            is_seen |= is_its && matches!(line.record, Record::Socket(_));
+            is_its
         });
         let mut history: Vec<_> = of_it
             .take(8)

@@ -123,6 +123,20 @@ fn a_row_of_a_timewait_socket_whose_tuple_was_taken_adds_nothing() {
     }
 }
 
+/// A server still has the descriptor of a connection that was reset. It is closed, and another server's child gets the address,
+/// before the row comes.
+#[test]
+fn who_holds_a_socket_that_is_over_does_not_hold_the_next_one_at_its_address() {
+    let mut tester = Tester::default();
+    tester.listener(1, "10.0.0.1", 1);
+    tester.ledger.begin_resync(3);
+    assert_eq!(tester.child(2), (Owner::Inherited, Some(1)));
+    let mut over = row(2, State::Close);
+    over.tuple.local.port = None;
+    tester.row(&held_by(over, 5));
+    assert_eq!(tester.owner(2), (Owner::Inherited, Some(1)));
+}
+
 #[test]
 fn a_listener_that_becomes_a_timewait_socket_is_no_listener() {
     let mut tester = Tester::default();
